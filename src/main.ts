@@ -1,0 +1,30 @@
+import { enableCompileCache } from 'node:module'
+import { ConfigError, config, roleNames } from './platform/config.ts'
+import { openLog } from './platform/log.ts'
+import { roles } from './roles.ts'
+
+enableCompileCache()
+
+const [command] = process.argv.slice(2)
+try {
+  if (command === 'migrate') {
+    const { migrate } = await import('./platform/migrate.ts')
+    await migrate(config('migrate'))
+  } else if (command) {
+    throw new ConfigError('the command line', [`${command} is unknown; say migrate, or set ROLE and say nothing`])
+  } else {
+    const role = roleNames.find((name) => name === process.env.ROLE)
+    if (!role)
+      throw new ConfigError('this process', [
+        `ROLE ${process.env.ROLE ? `is ${process.env.ROLE}, and ` : ''}must be one of ${roleNames.join(', ')}`,
+      ])
+    const { run } = await import('./platform/process.ts')
+    const { LOG_LEVEL, SHUTDOWN_GRACE } = config(role)
+    const door = await roles[role]()
+    await run(openLog(LOG_LEVEL, { role }), SHUTDOWN_GRACE, door.start)
+  }
+} catch (error) {
+  if (!(error instanceof ConfigError)) throw error
+  process.stderr.write(`${error.message}\n`)
+  process.exitCode = 78
+}

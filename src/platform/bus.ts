@@ -1,0 +1,246 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import {
+  AckPolicy,
+  type ConsumerConfig,
+  connect,
+  type DiscardPolicy,
+  type JsMsg,
+  type NatsConnection,
+  nanos,
+  RetentionPolicy,
+  StorageType,
+  type StreamConfig,
+} from 'nats'
+import { Counter, Gauge } from 'prom-client'
+import { type Consumer, consumers, stream } from '../events.ts'
+import type { Logger } from './log.ts'
+import { registry } from './metrics.ts'
+
+export interface Bus extends AsyncDisposable {
+  /** Resolves with the first connection; later losses are mended by the client itself. */
+  connection: Promise<NatsConnection>
+  connected(): boolean
+  check(): Promise<void>
+}
+
+interface BusOptions {
+  url: string
+  ca?: string
+  /** The NATS user's name: it may only use inboxes under `_INBOX.<name>`. */
+  name: string
+  /** Milliseconds. */
+  connectTimeout: number
+  log: Logger
+}
+
+/** Connects in the background and keeps on trying: a role starts, and takes orders, without NATS. */
+export function openBus({ url, ca, name, connectTimeout, log }: BusOptions): Bus {
+  const { username, password } = new URL(url)
+  let current: NatsConnection | undefined
+  let up = false
+  const connection = connect({
+    servers: url.replace(/\/\/[^@/]*@/, '//'),
+    user: decodeURIComponent(username) || undefined,
+    pass: decodeURIComponent(password) || undefined,
+    tls: ca || url.startsWith('tls:') ? { ca } : undefined,
+    name,
+    inboxPrefix: `_INBOX.${name}`,
+    timeout: connectTimeout,
+    waitOnFirstConnect: true,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 250,
+    // A frozen server is noticed after two missed pings.
+    pingInterval: 5000,
+    maxPingOut: 2,
+  }).then((nc) => {
+    current = nc
+    up = true
+    log.info({ server: nc.getServer() }, 'bus connected')
+    void watch(nc)
+    return nc
+  })
+  connection.catch((err) => log.error({ err }, 'bus connection refused'))
+
+  async function watch(nc: NatsConnection) {
+    for await (const status of nc.status()) {
+      if (status.type === 'disconnect') {
+        up = false
+        log.warn('bus disconnected')
+      } else if (status.type === 'reconnect') {
+        up = true
+        log.info({ server: status.data }, 'bus reconnected')
+      } else if (status.type === 'error') log.error({ fault: status.data }, 'bus fault')
+    }
+  }
+  return {
+    connection,
+    connected: () => up && current !== undefined,
+    async check() {
+      if (!up) throw new Error('not connected')
+    },
+    async [Symbol.asyncDispose]() {
+      if (!current) return
+      if (up) await current.drain().catch((err) => log.warn({ err }, 'bus drain failed'))
+      else await current.close()
+    },
+  }
+}
+
+/** Makes or updates the streams and consumers; only `migrate` calls it. */
+export async function makeStreams(nc: NatsConnection, replicas: number) {
+  const jsm = await nc.jetstreamManager()
+  const common = { storage: StorageType.File, retention: RetentionPolicy.Limits, num_replicas: replicas }
+  const week = nanos(7 * 24 * 3600 * 1000)
+  const streams: Partial<StreamConfig>[] = [
+    { ...common, name: stream, subjects: ['msg.>'], max_age: week, duplicate_window: nanos(120_000) },
+    // What a consumer gave up: the server's advisories, with the reason, each naming its message by number.
+    {
+      ...common,
+      name: 'dlq',
+      subjects: [
+        `$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.${stream}.*`,
+        `$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.${stream}.*`,
+      ],
+      max_age: nanos(30 * 24 * 3600 * 1000),
+    },
+  ]
+  for (const config of streams) {
+    const exists = await jsm.streams.info(config.name as string).then(
+      () => true,
+      () => false,
+    )
+    if (exists) await jsm.streams.update(config.name as string, config)
+    else await jsm.streams.add({ ...config, discard: 'old' as DiscardPolicy })
+  }
+  for (const [name, c] of Object.entries(consumers)) {
+    const changeable: Partial<ConsumerConfig> = {
+      filter_subject: c.filter,
+      ack_wait: nanos(c.ackWaitSeconds * 1000),
+      max_deliver: c.maxDeliver,
+      max_ack_pending: c.maxAckPending,
+    }
+    const exists = await jsm.consumers.info(stream, name).then(
+      () => true,
+      () => false,
+    )
+    if (exists) await jsm.consumers.update(stream, name, changeable)
+    else await jsm.consumers.add(stream, { durable_name: name, ack_policy: AckPolicy.Explicit, ...changeable })
+  }
+}
+
+export interface Message {
+  /** The event's id, the same for every delivery of it. */
+  id: string
+  subject: string
+  data: unknown
+  /** Which delivery this is, from 1. */
+  delivery: number
+  /** Keeps the message from being delivered again while work on it goes on; call it at least every 20 s. */
+  working(): void
+}
+
+/** Thrown by a handler whose message can never succeed: it is terminated, and its reason goes to the dead letters. */
+export class Permanent extends Error {
+  override name = 'Permanent'
+}
+
+const handled = new Counter({
+  name: 'bus_messages_total',
+  help: 'Messages by consumer and how they ended',
+  labelNames: ['consumer', 'result'],
+  registers: [registry],
+})
+
+/**
+ * Takes messages of a durable consumer, `concurrency` at a time, until closed. Each ends in exactly one of ack,
+ * nak(delay) when the handler throws, or term when it throws Permanent. Closing waits for those in hand.
+ */
+export function consume(
+  bus: Bus,
+  durable: Consumer,
+  { concurrency, handle, log }: { concurrency: number; handle(message: Message): Promise<void>; log: Logger },
+): AsyncDisposable {
+  const closing = new AbortController()
+  const inHand = new Set<Promise<void>>()
+  measureLag(bus, durable)
+
+  const end = async (m: JsMsg) => {
+    const id = m.headers?.get('Nats-Msg-Id') || `${m.info.stream}:${m.seq}`
+    const delivery = m.info.deliveryCount
+    const facts = { consumer: durable, subject: m.subject, messageId: id, delivery }
+    try {
+      let data: unknown
+      try {
+        data = m.json()
+      } catch {
+        throw new Permanent('the payload is not JSON')
+      }
+      await handle({ id, subject: m.subject, data, delivery, working: () => m.working() })
+      m.ack()
+      handled.inc({ consumer: durable, result: 'ack' })
+    } catch (err) {
+      if (err instanceof Permanent) {
+        log.error({ ...facts, reason: err.message }, 'message given up')
+        m.term(err.message)
+        handled.inc({ consumer: durable, result: 'term' })
+      } else {
+        // 1, 2, 4 … 60 s
+        const delay = Math.min(1000 * 2 ** (delivery - 1), 60_000)
+        log.warn({ ...facts, err, delay }, 'message will be tried again')
+        m.nak(delay)
+        handled.inc({ consumer: durable, result: 'nak' })
+      }
+    }
+  }
+
+  const pull = async () => {
+    for (let wait = 250; !closing.signal.aborted; wait = Math.min(wait * 2, 5000)) {
+      try {
+        const nc = await bus.connection
+        if (closing.signal.aborted) return
+        const consumer = await nc.jetstream().consumers.get(stream, durable)
+        const messages = await consumer.consume({ max_messages: concurrency, expires: 5000 })
+        const stop = () => void messages.close()
+        closing.signal.addEventListener('abort', stop, { once: true })
+        wait = 250
+        for await (const m of messages) {
+          const work = end(m).finally(() => inHand.delete(work))
+          inHand.add(work)
+          if (inHand.size >= concurrency) await Promise.race(inHand)
+        }
+        closing.signal.removeEventListener('abort', stop)
+      } catch (err) {
+        if (closing.signal.aborted) return
+        log.warn({ err, consumer: durable, retryMs: wait }, 'cannot take messages')
+        await pause(wait, undefined, { signal: closing.signal }).catch(() => undefined)
+      }
+    }
+  }
+  const running = pull()
+  return {
+    async [Symbol.asyncDispose]() {
+      closing.abort()
+      // Before the first connection nothing runs that could be waited for.
+      if (bus.connected()) await running
+      await Promise.all(inHand)
+    },
+  }
+}
+
+function measureLag(bus: Bus, durable: Consumer) {
+  new Gauge({
+    name: 'bus_consumer_lag',
+    help: 'Messages that a consumer has not ended yet, by state',
+    labelNames: ['consumer', 'state'],
+    registers: [registry],
+    async collect() {
+      if (!bus.connected()) return
+      const nc = await bus.connection
+      const jsm = await nc.jetstreamManager({ checkAPI: false })
+      const info = await jsm.consumers.info(stream, durable).catch(() => undefined)
+      if (!info) return
+      this.set({ consumer: durable, state: 'waiting' }, info.num_pending)
+      this.set({ consumer: durable, state: 'in_hand' }, info.num_ack_pending)
+    },
+  })
+}

@@ -1,0 +1,285 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+export const roleNames = ['auth', 'products', 'orders', 'notifications'] as const
+export type Role = (typeof roleNames)[number]
+/** Who reads a setting: a role, the `migrate` command, or the edge (nginx). */
+export type Reader = Role | 'migrate' | 'edge'
+
+/** A setting's type: turns its text into a value, or throws the rule it breaks. `example` is shown with the fault. */
+interface Type<T> {
+  name: string
+  example: string
+  parse(text: string): T
+}
+interface Setting {
+  type: Type<unknown>
+  for: readonly Reader[]
+  help: string
+  /** Text used when the setting is absent; a setting without one is required, unless it is optional. */
+  default?: string
+  optional?: true
+  secret?: true
+}
+
+const rule = (text: string) => {
+  throw new Error(text)
+}
+const wholeNumber = (min: number, max: number, unit: string): Type<number> => ({
+  name: unit ? `number of ${unit}` : 'number',
+  example: String(Math.max(min, 10)),
+  parse: (text) =>
+    /^\d{1,9}$/.test(text) && Number(text) >= min && Number(text) <= max
+      ? Number(text)
+      : (rule(`must be a whole number from ${min} to ${max}`) as never),
+})
+const port: Type<number> = { ...wholeNumber(1, 65535, ''), name: 'port', example: '3000' }
+const choice = <const C extends readonly string[]>(...choices: C): Type<C[number]> => ({
+  name: choices.join('|'),
+  example: choices[0] ?? '',
+  parse: (text) => (choices.includes(text) ? text : (rule(`must be one of ${choices.join(', ')}`) as never)),
+})
+const url = (protocols: string[], example: string): Type<string> => ({
+  name: 'URL',
+  example,
+  parse(text) {
+    if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol))
+      rule(`must be a URL that starts with ${protocols.map((p) => `${p}//`).join(' or ')}`)
+    return text.replace(/\/$/, '')
+  },
+})
+const text: Type<string> = { name: 'text', example: 'Bodega <shop@example.org>', parse: (t) => t }
+const key: Type<string> = {
+  name: 'key',
+  example: 'the output of: openssl rand -hex 32',
+  parse: (t) => (t.length >= 32 ? t : (rule('must have at least 32 characters') as never)),
+}
+const pem: Type<string> = {
+  name: 'PEM certificates',
+  example: '-----BEGIN CERTIFICATE-----…',
+  parse: (t) => (t.includes('-----BEGIN CERTIFICATE-----') ? t : (rule('must hold PEM certificates') as never)),
+}
+export interface SigningKey {
+  kid: string
+  state: 'next' | 'active' | 'previous'
+  pem: string
+}
+const signingKeys: Type<SigningKey[]> = {
+  name: 'JSON',
+  example: '[{"kid":"2026-11","state":"active","pem":"-----BEGIN PRIVATE KEY-----…"}]',
+  parse(t) {
+    let keys: SigningKey[]
+    try {
+      keys = JSON.parse(t)
+    } catch {
+      return rule('must be JSON') as never
+    }
+    const whole = (k: SigningKey) =>
+      k && typeof k.kid === 'string' && typeof k.pem === 'string' && ['next', 'active', 'previous'].includes(k.state)
+    if (!Array.isArray(keys) || !keys.every(whole)) rule('must be a list of {kid, state: next|active|previous, pem}')
+    if (keys.filter((k) => k.state === 'active').length !== 1) rule('must have exactly one active key')
+    return keys
+  },
+}
+
+const postgres = url(['postgres:', 'postgresql:'], 'postgres://orders_a:password@postgres:5432/bodega')
+const nats = url(['nats:', 'tls:'], 'nats://orders:password@nats:4222')
+const dialects = ['nginx', 'forward', 'envoy'] as const
+const everyRole = roleNames
+const withMigrate = [...roleNames, 'migrate'] as const
+
+/** The one table of settings: the reader below, the reference page and the comparison of the targets are made from it. */
+export const settings = {
+  ROLE: { type: choice(...roleNames), for: everyRole, help: 'Which of the four roles this process is.' },
+  LISTEN_HOST: { type: text, for: everyRole, default: '::', help: 'Address that the role listens on.' },
+  LISTEN_PORT: { type: port, for: everyRole, default: '3000', help: 'Port of the API and the health checks.' },
+  METRICS_PORT: { type: port, for: everyRole, default: '9090', help: 'Port of /metrics; the edge never exposes it.' },
+  LOG_LEVEL: {
+    type: choice('trace', 'debug', 'info', 'warn', 'error', 'silent'),
+    for: withMigrate,
+    default: 'info',
+    help: 'Least severity that is logged.',
+  },
+  SHUTDOWN_GRACE: {
+    type: wholeNumber(1, 600, 'seconds'),
+    for: everyRole,
+    default: '25',
+    help: 'Longest time a stop may take before the process exits anyway.',
+  },
+  CONN_TIMEOUT: {
+    type: wholeNumber(10, 60_000, 'milliseconds'),
+    for: withMigrate,
+    default: '3000',
+    help: 'Longest wait for a connection to the database, the bus or the mail server.',
+  },
+  DATABASE_URL: {
+    type: postgres,
+    for: withMigrate,
+    secret: true,
+    help: 'PostgreSQL with the login of the role; for migrate, of a user that may create schemas and roles.',
+  },
+  DATABASE_CA: { type: pem, for: withMigrate, optional: true, help: 'Authority of the database; makes TLS required.' },
+  DATABASE_POOL: {
+    type: wholeNumber(2, 200, 'connections'),
+    for: everyRole,
+    default: '10',
+    help: 'Most connections for transactions; fast single statements use a few of their own.',
+  },
+  NATS_BROKER_URL: { type: nats, for: withMigrate, secret: true, help: 'NATS with the user of the role.' },
+  NATS_CA: { type: pem, for: withMigrate, optional: true, help: 'Authority of the bus; makes TLS required.' },
+  NATS_REPLICAS: { type: choice('1', '3'), for: ['migrate'], default: '1', help: 'Copies of each stream.' },
+  PUBLIC_URL: {
+    type: url(['http:', 'https:'], 'https://shop.example.org'),
+    for: everyRole,
+    help: 'Where customers reach the edge; every link in a mail starts with it.',
+  },
+  ASSERTION_KEY: { type: key, for: everyRole, secret: true, help: 'Signs and checks X-Auth-Assertion (HS256).' },
+  ASSERTION_KEY_PREVIOUS: {
+    type: key,
+    for: everyRole,
+    secret: true,
+    optional: true,
+    help: 'Still accepted while ASSERTION_KEY is being changed.',
+  },
+  JWT_KEYS: {
+    type: signingKeys,
+    for: ['auth'],
+    secret: true,
+    help: 'RSA keys of the access tokens, with their states.',
+  },
+  CODE_PEPPER: { type: key, for: ['auth'], secret: true, help: 'Keys the stored form of mailed codes.' },
+  CODE_PEPPER_PREVIOUS: {
+    type: key,
+    for: ['auth'],
+    secret: true,
+    optional: true,
+    help: 'Still accepted while CODE_PEPPER is being changed.',
+  },
+  REFRESH_KEY: { type: key, for: ['auth'], secret: true, help: 'Derives the successor of a refresh token.' },
+  AUTHZ_DIALECT: {
+    type: choice(...dialects),
+    for: ['auth'],
+    default: 'nginx',
+    help: "Whose headers /authz believes: nginx X-Original-*, forward X-Forwarded-* (Traefik, Caddy), envoy the request's own.",
+  },
+  PRODUCT_READ: {
+    type: choice('public', 'user'),
+    for: ['auth', 'products', 'edge'],
+    default: 'public',
+    help: 'Who may read one product: anyone, or signed-in users.',
+  },
+  SMTP_URL: {
+    type: url(['smtp:', 'smtps:'], 'smtp://user:password@mail.example.org:587'),
+    for: ['notifications'],
+    secret: true,
+    help: 'Mail server.',
+  },
+  SMTP_CA: { type: pem, for: ['notifications'], optional: true, help: 'Authority of the mail server.' },
+  MAIL_FROM: {
+    type: text,
+    for: ['notifications'],
+    default: 'Bodega <shop@localhost>',
+    help: 'Sender of every mail.',
+  },
+  AUTH_DATABASE_URL: {
+    type: postgres,
+    for: ['migrate'],
+    secret: true,
+    optional: true,
+    help: 'Login to make for auth.',
+  },
+  PRODUCTS_DATABASE_URL: {
+    type: postgres,
+    for: ['migrate'],
+    secret: true,
+    optional: true,
+    help: 'Login to make for products.',
+  },
+  ORDERS_DATABASE_URL: {
+    type: postgres,
+    for: ['migrate'],
+    secret: true,
+    optional: true,
+    help: 'Login to make for orders.',
+  },
+  NOTIFICATIONS_DATABASE_URL: {
+    type: postgres,
+    for: ['migrate'],
+    secret: true,
+    optional: true,
+    help: 'Login to make for notifications.',
+  },
+  TRUSTED_PROXIES: {
+    type: text,
+    for: ['edge'],
+    default: '',
+    help: 'Comma-separated networks whose X-Forwarded-For counts, for the limits per address.',
+  },
+} as const satisfies Record<string, Setting>
+
+type Table = typeof settings
+type Value<S extends Setting> =
+  | (S['type'] extends Type<infer T> ? T : never)
+  | (S extends { optional: true } ? undefined : never)
+/** What a reader gets: the parsed value of each setting that is for it. */
+export type Config<R extends Reader = Role> = {
+  [K in keyof Table as R extends Table[K]['for'][number] ? K : never]: Value<Table[K]>
+}
+
+/** Every fault of the environment at once; the process ends with exit code 78 (EX_CONFIG). */
+export class ConfigError extends Error {
+  override name = 'ConfigError'
+  readonly faults: string[]
+  constructor(reader: string, faults: string[]) {
+    super(
+      [
+        `${faults.length === 1 ? 'A setting' : `${faults.length} settings`} of ${reader} cannot be used:`,
+        ...faults.map((f) => `  - ${f}`),
+      ].join('\n'),
+    )
+    this.faults = faults
+  }
+}
+
+/**
+ * Reads all settings of `reader`: $SECRETS_DIR/KEY (default /secrets) where there is such a file, else the environment.
+ * Throws ConfigError with every fault. Values of secrets are never part of a message.
+ */
+export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = process.env): Config<R> {
+  const faults: string[] = []
+  const values: Record<string, unknown> = {}
+  for (const [name, setting] of Object.entries<Setting>(settings)) {
+    if (!setting.for.includes(reader)) continue
+    let raw: string | undefined
+    try {
+      raw = secretFile(name, env) ?? env[name]
+    } catch (error) {
+      faults.push(`${name}: its file cannot be read (${(error as NodeJS.ErrnoException).code}); give it mode 0444`)
+      continue
+    }
+    if (raw === undefined || raw === '') raw = setting.default
+    if (raw === undefined || raw === '') {
+      if (setting.optional || raw === '') values[name] = setting.optional ? undefined : ''
+      else faults.push(`${name} is missing: ${setting.help} Example: ${setting.type.example}`)
+      continue
+    }
+    try {
+      values[name] = setting.type.parse(raw)
+    } catch (error) {
+      const shown = setting.secret ? '' : ` is ${JSON.stringify(raw)}, and`
+      faults.push(`${name}${shown} ${(error as Error).message}. Example: ${setting.type.example}`)
+    }
+  }
+  if (faults.length > 0) throw new ConfigError(reader, faults)
+  return values as Config<R>
+}
+
+function secretFile(name: string, env: NodeJS.ProcessEnv): string | undefined {
+  try {
+    return readFileSync(join(env.SECRETS_DIR ?? '/secrets', name), 'utf8').replace(/\r?\n$/, '')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
+    throw error
+  }
+}

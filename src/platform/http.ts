@@ -1,0 +1,193 @@
+import { randomUUID } from 'node:crypto'
+import { createServer, type IncomingMessage } from 'node:http'
+import { Router } from '@koa/router'
+import { json as readJson } from 'co-body'
+import Koa, { type Context } from 'koa'
+import type { z } from 'zod'
+import { outOfReach } from './db.ts'
+import { type Checks, readiness } from './health.ts'
+import { assertionReader, type User } from './identity.ts'
+import type { Logger } from './log.ts'
+import { httpDuration } from './metrics.ts'
+import { type FieldFault, Problem, problem } from './problem.ts'
+import { type Access, allows, canonicalPath, type Route } from './routes.ts'
+
+interface HttpOptions {
+  host: string
+  port: number
+  log: Logger
+  routes: Route[]
+  checks: Checks
+  assertionKeys: (string | undefined)[]
+  /** What the access PRODUCT_READ means here. */
+  productRead?: 'public' | 'user'
+}
+
+/** Serves a role's routes and its health checks. Closing stops accepting, lets running requests finish, then returns. */
+export async function openHttp(options: HttpOptions) {
+  const app = new Koa()
+  const router = new Router()
+  const readAssertion = assertionReader(options.assertionKeys)
+  let closing = false
+
+  router.get('/healthz', (ctx) => {
+    ctx.body = { status: 'alive' }
+  })
+  router.get('/readyz', async (ctx) => {
+    const state = await readiness(options.checks)
+    ctx.status = state.ready && !closing ? 200 : 503
+    ctx.body = closing ? { ready: false, checks: { process: 'stopping' } } : state
+  })
+  for (const route of options.routes) {
+    const access = route.access === 'PRODUCT_READ' ? (options.productRead ?? 'public') : route.access
+    router.register(route.path.replace(/\{(\w+)\}/g, ':$1'), [route.method], async (ctx) => {
+      await answer(ctx, route, identify(ctx, access, readAssertion))
+    })
+  }
+
+  app.use(observe(options.log))
+  app.use(router.routes())
+  app.use(router.allowedMethods())
+  // The catcher in `observe` logs every fault of a handler; what reaches here is a broken connection.
+  app.on('error', (err) => options.log.debug({ err }, 'connection fault'))
+
+  const server = createServer(
+    { keepAliveTimeout: 75_000, requestTimeout: 60_000, headersTimeout: 15_000 },
+    app.callback(),
+  )
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(options.port, options.host, resolve))
+  options.log.info({ host: options.host, port: options.port }, 'listening')
+  return {
+    async [Symbol.asyncDispose]() {
+      closing = true
+      const closed = new Promise((resolve) => server.close(resolve))
+      server.closeIdleConnections()
+      await closed
+    },
+  }
+}
+
+/** Gives each request an id, answers its faults as problems, logs it in one line and measures it. */
+function observe(log: Logger): Koa.Middleware {
+  return async (ctx, next) => {
+    const began = process.hrtime.bigint()
+    const id = ctx.get('x-request-id') || randomUUID()
+    ctx.set('X-Request-Id', id)
+    ctx.state.log = log
+    try {
+      if (canonicalPath(ctx.url) === undefined)
+        throw problem.forbidden('bad_path', 'The path can be read in more than one way.')
+      await next()
+      if (ctx.status === 405 || ctx.status === 501)
+        throw new Problem(
+          405,
+          'method_not_allowed',
+          `${ctx.path} has no ${ctx.method}.`,
+          {},
+          { Allow: ctx.response.get('Allow') },
+        )
+      if (ctx.status === 404 && ctx.body === undefined)
+        throw new Problem(404, 'no_route', `There is no ${ctx.method} ${ctx.path}.`)
+    } catch (error) {
+      refuse(ctx, error, log, id)
+    }
+    const ms = Number(process.hrtime.bigint() - began) / 1e6
+    const route = (ctx._matchedRoute as string | undefined) ?? 'none'
+    httpDuration.observe({ method: ctx.method, route, status: ctx.status }, ms / 1000)
+    if (route === '/healthz' || route === '/readyz') return
+    log.info(
+      {
+        requestId: id,
+        userId: (ctx.state.user as User | undefined)?.id,
+        method: ctx.method,
+        route,
+        status: ctx.status,
+        ms: Math.round(ms * 100) / 100,
+      },
+      'request',
+    )
+  }
+}
+
+function refuse(ctx: Context, error: unknown, log: Logger, id: string) {
+  const known = asProblem(error)
+  const answer = known ?? new Problem(500, 'internal', `Something failed here; the log has it under request ${id}.`)
+  if (!known) log.error({ err: error, requestId: id }, 'unknown fault')
+  else if (known.status >= 500) log.warn({ err: error, requestId: id }, known.code)
+  ctx.status = answer.status
+  ctx.set(answer.headers)
+  ctx.set('Cache-Control', 'no-store')
+  ctx.type = 'application/problem+json'
+  ctx.body = JSON.stringify(answer.document())
+}
+
+function asProblem(error: unknown): Problem | undefined {
+  if (error instanceof Problem) return error
+  if (outOfReach(error)) return problem.unavailable('The database is out of reach; the request was not carried out.')
+  const { type, status } = error as { type?: string; status?: number }
+  if (type === 'entity.too.large')
+    return new Problem(413, 'body_too_large', 'The body is larger than this route takes.')
+  if (type === 'encoding.unsupported' || type === 'charset.unsupported')
+    return new Problem(415, 'unsupported_encoding', 'The encoding of the body is not supported.')
+  if (type === 'request.aborted' || status === 400) return problem.badRequest('bad_body', 'The body is not valid JSON.')
+  return undefined
+}
+
+function identify(
+  ctx: Context,
+  access: Exclude<Access, 'PRODUCT_READ'>,
+  read: (assertion: string) => User | undefined,
+) {
+  if (access === 'public') return undefined
+  const assertion = ctx.get('x-auth-assertion')
+  const user = assertion ? read(assertion) : undefined
+  if (!user) throw problem.unauthenticated('unauthenticated', 'This route needs a session, proven by the edge.')
+  ctx.state.user = user
+  if (!allows(access, user.roles)) throw problem.forbidden('forbidden', `This needs the permission ${access}.`)
+  return user
+}
+
+async function answer(ctx: Context, route: Route, user: User | undefined) {
+  if (ctx.headers.accept && !ctx.accepts('json', 'html', 'image/webp'))
+    throw new Problem(406, 'not_acceptable', 'The answer is JSON; accept application/json.')
+  const result = await route.handle({
+    ctx,
+    params: route.params && parseParams(route.params, ctx),
+    query: route.query && parse(route.query, ctx.query, 'query'),
+    body: route.body && parse(route.body, await body(ctx, route.bodyLimit ?? 64 * 1024), 'body'),
+    user: user as User,
+  })
+  if (ctx.status === 404 && ctx.body === undefined) ctx.status = Number(Object.keys(route.answers)[0])
+  if (typeof result === 'string') {
+    if (!ctx.response.get('Content-Type')) ctx.set('Content-Type', 'application/json; charset=utf-8')
+    ctx.body = result
+  } else if (result !== undefined) ctx.body = result
+  else if (ctx.body === undefined) ctx.body = null
+}
+
+async function body(ctx: Context, limit: number): Promise<unknown> {
+  if (!hasBody(ctx.req)) throw problem.badRequest('body_missing', 'This route needs a JSON body.')
+  if (!ctx.is('json')) throw new Problem(415, 'json_only', 'The body must be application/json.')
+  return readJson(ctx.req, { limit, strict: false })
+}
+
+const hasBody = (request: IncomingMessage) =>
+  request.headers['transfer-encoding'] !== undefined || Number(request.headers['content-length'] ?? 0) > 0
+
+function parseParams(schema: z.ZodType, ctx: Context) {
+  const result = schema.safeParse(ctx.params)
+  if (!result.success) throw new Problem(404, 'not_found', `There is nothing at ${ctx.path}.`)
+  return result.data
+}
+
+/** Parses input at the door; throws a 400 that names every field and its rule. */
+export function parse<S extends z.ZodType>(schema: S, input: unknown, what: string): z.output<S> {
+  const result = schema.safeParse(input)
+  if (result.success) return result.data
+  const faults: FieldFault[] = result.error.issues.flatMap((issue) =>
+    issue.code === 'unrecognized_keys'
+      ? issue.keys.map((key) => ({ field: [...issue.path, key].join('.'), rule: 'is not a known field' }))
+      : [{ field: issue.path.join('.') || what, rule: issue.message }],
+  )
+  throw problem.invalid(faults)
+}

@@ -1,0 +1,52 @@
+import { createServer } from 'node:http'
+import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { Db } from './db.ts'
+import type { Logger } from './log.ts'
+
+export const registry = new Registry()
+
+export const httpDuration = new Histogram({
+  name: 'http_request_duration_seconds',
+  help: 'Time from request to answer, by route template',
+  labelNames: ['method', 'route', 'status'],
+  buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
+  registers: [registry],
+})
+
+/** Connections in use and waited for, read when asked. */
+export function measurePool(db: Db) {
+  new Gauge({
+    name: 'db_pool_connections',
+    help: 'Connections for transactions, by state',
+    labelNames: ['state'],
+    registers: [registry],
+    collect() {
+      const { pool } = db.knex.client
+      this.set({ state: 'used' }, pool.numUsed())
+      this.set({ state: 'free' }, pool.numFree())
+      this.set({ state: 'waited_for' }, pool.numPendingAcquires())
+    },
+  })
+}
+
+/** Serves GET /metrics on a port of its own, which the edge never exposes. */
+export async function openMetrics({ host, port, log }: { host: string; port: number; log: Logger }) {
+  collectDefaultMetrics({ register: registry })
+  const server = createServer(async (request, response) => {
+    if (request.method !== 'GET' || request.url !== '/metrics') return response.writeHead(404).end()
+    try {
+      const text = await registry.metrics()
+      response.writeHead(200, { 'Content-Type': registry.contentType }).end(text)
+    } catch (err) {
+      log.error({ err }, 'metrics failed')
+      response.writeHead(500).end()
+    }
+  })
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, host, resolve))
+  return {
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections()
+      await new Promise((resolve) => server.close(resolve))
+    },
+  }
+}

@@ -1,0 +1,145 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
+import pg from 'pg'
+import { makeStreams, openBus } from './bus.ts'
+import { type Config, type Role, roleNames } from './config.ts'
+import { outOfReach } from './db.ts'
+import { type Logger, openLog } from './log.ts'
+
+/**
+ * Makes the database and the bus what this version needs: database roles, logins, schemas, migrations, streams.
+ * Safe to run again, and from several processes at once; on a newer schema it has nothing to do.
+ */
+export async function migrate(c: Config<'migrate'>) {
+  const log = openLog(c.LOG_LEVEL, { role: 'migrate' })
+  const client = await connect(c, log)
+  try {
+    const database = (await client.query('select current_database() as name')).rows[0].name as string
+    const groups = Object.fromEntries([...roleNames, 'owner'].map((name) => [name, `${database}_${name}`]))
+    await locked(client, () => makeRoles(client, database, groups))
+    for (const [role, url] of loginsOf(c)) await locked(client, () => makeLogin(client, groups[role] as string, url))
+    for (const role of roleNames)
+      for (const file of migrationsOf(role)) {
+        const applied = await locked(client, () => apply(client, role, file, groups))
+        if (applied) log.info({ schema: role, migration: file }, 'migration applied')
+      }
+  } finally {
+    await client.end()
+  }
+  const bus = openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'migrate', connectTimeout: c.CONN_TIMEOUT, log })
+  const nagging = setInterval(() => bus.connected() || log.warn('waiting for the bus'), 2000)
+  await makeStreams(await bus.connection, Number(c.NATS_REPLICAS))
+  clearInterval(nagging)
+  await bus[Symbol.asyncDispose]()
+  log.info('database and bus are up to date')
+  log.flush()
+}
+
+async function connect(c: Config<'migrate'>, log: Logger) {
+  for (let ms = 250; ; ms = Math.min(ms * 2, 5000)) {
+    const client = new pg.Client({
+      connectionString: c.DATABASE_URL,
+      ssl: c.DATABASE_CA ? { ca: c.DATABASE_CA } : undefined,
+      connectionTimeoutMillis: c.CONN_TIMEOUT,
+      application_name: 'migrate',
+    })
+    client.on('error', (err) => log.warn({ err }, 'database connection lost'))
+    try {
+      await client.connect()
+      return client
+    } catch (err) {
+      if (!outOfReach(err)) throw err
+      log.warn({ err, retryMs: ms }, 'waiting for the database')
+      await pause(ms)
+    }
+  }
+}
+
+/** One at a time over all processes: a transaction lock, which also works behind PgBouncer. */
+async function locked<T>(client: pg.Client, work: () => Promise<T>): Promise<T> {
+  await client.query('begin')
+  try {
+    await client.query(`select pg_advisory_xact_lock(hashtext('bodega migrate'))`)
+    const result = await work()
+    await client.query('commit')
+    return result
+  } catch (error) {
+    await client.query('rollback')
+    throw error
+  }
+}
+
+const name = pg.escapeIdentifier
+
+/** One group without login for each role, and one that owns every object; PUBLIC loses what PostgreSQL gives it. */
+async function makeRoles(client: pg.Client, database: string, groups: Record<string, string>) {
+  const { rows } = await client.query('select rolname from pg_roles where rolname = any($1)', [Object.values(groups)])
+  const missing = Object.values(groups).filter((group) => !rows.some((row) => row.rolname === group))
+  for (const group of missing) await client.query(`create role ${name(group)} nologin`)
+  const owner = name(groups.owner as string)
+  if (missing.includes(groups.owner as string)) await client.query(`grant ${owner} to current_user`)
+
+  await client.query(`revoke all on database ${name(database)} from public`)
+  await client.query('create extension if not exists pg_trgm with schema public')
+  await client.query(`create schema if not exists bodega authorization ${owner}`)
+  await client.query(`create table if not exists bodega.migration (
+    schema text not null, name text not null, applied_at timestamptz not null default now(),
+    constraint migration_pkey primary key (schema, name))`)
+  await client.query(`alter default privileges for role ${owner} revoke execute on functions from public`)
+  for (const role of roleNames) {
+    const group = name(groups[role] as string)
+    await client.query(`grant connect on database ${name(database)} to ${group}`)
+    await client.query(`grant usage on schema bodega to ${group}`)
+    await client.query(`grant select on bodega.migration to ${group}`)
+    await client.query(`create schema if not exists ${name(role)} authorization ${owner}`)
+    await client.query(`grant usage on schema ${name(role)} to ${group}`)
+    const defaults = `alter default privileges for role ${owner} in schema ${name(role)}`
+    await client.query(`${defaults} grant select, insert, update, delete on tables to ${group}`)
+    await client.query(`${defaults} grant usage on sequences to ${group}`)
+  }
+}
+
+const loginsOf = (c: Config<'migrate'>) =>
+  roleNames.flatMap((role): [Role, URL][] => {
+    const url = c[`${role.toUpperCase() as Uppercase<Role>}_DATABASE_URL`]
+    return url ? [[role, new URL(url)]] : []
+  })
+
+/** The login of a role's URL, with its password; statements and idle transactions of it cannot hold locks for long. */
+async function makeLogin(client: pg.Client, group: string, url: URL) {
+  const login = decodeURIComponent(url.username)
+  const password = pg.escapeLiteral(decodeURIComponent(url.password))
+  const { rowCount } = await client.query('select from pg_roles where rolname = $1', [login])
+  await client.query(`${rowCount ? 'alter' : 'create'} role ${name(login)} login password ${password}`)
+  await client.query(`grant ${name(group)} to ${name(login)}`)
+  await client.query(`alter role ${name(login)} set statement_timeout = '15s'`)
+  await client.query(`alter role ${name(login)} set idle_in_transaction_session_timeout = '15s'`)
+}
+
+const folder = (role: Role) => join(import.meta.dirname, '..', role, 'migrations')
+const migrationsOf = (role: Role) =>
+  readdirSync(folder(role))
+    .filter((file) => /^\d{3}_\w+\.sql$/.test(file))
+    .sort()
+
+/** Runs one file as the owner, in the transaction that also notes it; `:"orders"` is the group of that role (as psql writes it). */
+async function apply(client: pg.Client, role: Role, file: string, groups: Record<string, string>) {
+  const noted = await client.query(
+    'insert into bodega.migration (schema, name) values ($1, $2) on conflict do nothing returning name',
+    [role, file],
+  )
+  if (!noted.rowCount) return false
+  const sql = readFileSync(join(folder(role), file), 'utf8').replace(/:"(\w+)"/g, (_, group) => {
+    const found = groups[group]
+    if (!found) throw new Error(`${role}/migrations/${file} names the unknown group :"${group}"`)
+    return name(found)
+  })
+  try {
+    await client.query(`set local role ${name(groups.owner as string)}`)
+    await client.query(sql)
+  } catch (error) {
+    throw new Error(`${role}/migrations/${file} failed: ${(error as Error).message}`, { cause: error })
+  }
+  return true
+}

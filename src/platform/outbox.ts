@@ -1,0 +1,103 @@
+import { Gauge } from 'prom-client'
+import type { Payload, Subject } from '../events.ts'
+import { stream } from '../events.ts'
+import type { Bus } from './bus.ts'
+import type { Role } from './config.ts'
+import type { Db, Knex } from './db.ts'
+import type { Logger } from './log.ts'
+import { registry } from './metrics.ts'
+
+/** Puts an event into the role's outbox, inside the transaction that changes the state it tells of. */
+export const append = <S extends Subject>(trx: Knex.Transaction, schema: Role, subject: S, payload: Payload<S>) =>
+  trx.raw(`insert into ${schema}.outbox (subject, payload) values (?, ?)`, [subject, JSON.stringify(payload)])
+
+export interface Relay extends AsyncDisposable {
+  /** Call after a commit that appended: the relay looks at once instead of within a second. */
+  wake(): void
+}
+
+const batch = 200
+
+/**
+ * Moves events from `<schema>.outbox` to the stream: a batch is locked, published with its row id as Nats-Msg-Id, and
+ * deleted after every PubAck. A crash in between publishes again under the same id, which the stream drops.
+ */
+export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus: Bus; log: Logger }): Relay {
+  let closing = false
+  let rouse = () => {}
+  let awake = false
+  measureOutbox(db, schema)
+
+  const move = () =>
+    db.knex.transaction(async (trx) => {
+      const { rows } = await trx.raw(
+        `delete from ${schema}.outbox where seq in
+           (select seq from ${schema}.outbox order by seq limit ${batch} for update skip locked)
+         returning id, subject, payload::text as payload`,
+      )
+      if (rows.length === 0) return 0
+      const js = (await bus.connection).jetstream({ timeout: 5000 })
+      await Promise.all(
+        rows.map((row: { id: string; subject: string; payload: string }) =>
+          js.publish(row.subject, row.payload, { msgID: row.id, expect: { streamName: stream } }),
+        ),
+      )
+      return rows.length as number
+    })
+
+  const loop = async () => {
+    for (let pause = 1000; !closing; ) {
+      if (!awake)
+        await new Promise<void>((resolve) => {
+          // Spread over replicas, which would otherwise poll together.
+          const timer = setTimeout(resolve, pause * (0.8 + Math.random() * 0.4))
+          rouse = () => {
+            clearTimeout(timer)
+            resolve()
+          }
+        })
+      awake = false
+      try {
+        if (bus.connected()) while ((await move()) === batch);
+        pause = 1000
+      } catch (err) {
+        pause = Math.min(pause * 2, 10_000)
+        log.warn({ err, schema, retryMs: pause }, 'outbox not moved')
+      }
+    }
+  }
+  const running = loop()
+  return {
+    wake() {
+      awake = true
+      rouse()
+    },
+    async [Symbol.asyncDispose]() {
+      closing = true
+      rouse()
+      await running
+      if (!bus.connected()) return
+      try {
+        while ((await move()) > 0);
+      } catch (err) {
+        log.warn({ err, schema }, 'outbox keeps events for the next start')
+      }
+    },
+  }
+}
+
+function measureOutbox(db: Db, schema: Role) {
+  const depth = new Gauge({ name: 'outbox_events', help: 'Events not yet published', registers: [registry] })
+  new Gauge({
+    name: 'outbox_oldest_seconds',
+    help: 'Age of the oldest event not yet published',
+    registers: [registry],
+    async collect() {
+      const { rows } = await db.knex.raw(
+        `select count(*) as depth, coalesce(extract(epoch from now() - min(created_at)), 0)::float8 as age from ${schema}.outbox`,
+      )
+      depth.set(rows[0].depth)
+      this.set(rows[0].age)
+    },
+  })
+}
