@@ -21,7 +21,8 @@ try {
     const { run } = await import('./platform/process.ts')
     const { LOG_LEVEL, SHUTDOWN_GRACE } = config(role)
     const door = await roles[role]()
-    await run(openLog(LOG_LEVEL, { role }), SHUTDOWN_GRACE, door.start)
+    const table = async () => (await import('./table.ts')).table()
+    await run({ log: openLog(LOG_LEVEL, { role }), grace: SHUTDOWN_GRACE, table }, door.start)
   }
 } catch (error) {
   if (!(error instanceof ConfigError)) throw error

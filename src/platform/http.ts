@@ -19,6 +19,8 @@ interface HttpOptions {
   routes: Route[]
   checks: Checks
   assertionKeys: (string | undefined)[]
+  /** Runs before the routes: what is no part of the route table. */
+  before?: Koa.Middleware
   /** What the access PRODUCT_READ means here. */
   productRead?: 'public' | 'user'
 }
@@ -46,6 +48,7 @@ export async function openHttp(options: HttpOptions) {
   }
 
   app.use(observe(options.log))
+  if (options.before) app.use(options.before)
   app.use(router.routes())
   app.use(router.allowedMethods())
   // The catcher in `observe` logs every fault of a handler; what reaches here is a broken connection.
@@ -66,6 +69,9 @@ export async function openHttp(options: HttpOptions) {
     },
   }
 }
+
+// Asked all the time by probes and by the proxy; the metrics count them.
+const unlogged = new Set(['/healthz', '/readyz', '/authn', '/authz'])
 
 /** Gives each request an id, answers its faults as problems, logs it in one line and measures it. */
 function observe(log: Logger): Koa.Middleware {
@@ -94,7 +100,7 @@ function observe(log: Logger): Koa.Middleware {
     const ms = Number(process.hrtime.bigint() - began) / 1e6
     const route = (ctx._matchedRoute as string | undefined) ?? 'none'
     httpDuration.observe({ method: ctx.method, route, status: ctx.status }, ms / 1000)
-    if (route === '/healthz' || route === '/readyz') return
+    if (unlogged.has(route)) return
     log.info(
       {
         requestId: id,
@@ -154,7 +160,7 @@ async function answer(ctx: Context, route: Route, user: User | undefined) {
     ctx,
     params: route.params && parseParams(route.params, ctx),
     query: route.query && parse(route.query, ctx.query, 'query'),
-    body: route.body && parse(route.body, await body(ctx, route.bodyLimit ?? 64 * 1024), 'body'),
+    body: route.body && parse(route.body, await body(ctx, route), 'body'),
     user: user as User,
   })
   if (ctx.status === 404 && ctx.body === undefined) ctx.status = Number(Object.keys(route.answers)[0])
@@ -165,10 +171,13 @@ async function answer(ctx: Context, route: Route, user: User | undefined) {
   else if (ctx.body === undefined) ctx.body = null
 }
 
-async function body(ctx: Context, limit: number): Promise<unknown> {
-  if (!hasBody(ctx.req)) throw problem.badRequest('body_missing', 'This route needs a JSON body.')
+async function body(ctx: Context, route: Route): Promise<unknown> {
+  if (!hasBody(ctx.req)) {
+    if (route.body?.safeParse(undefined).success) return undefined
+    throw problem.badRequest('body_missing', 'This route needs a JSON body.')
+  }
   if (!ctx.is('json')) throw new Problem(415, 'json_only', 'The body must be application/json.')
-  return readJson(ctx.req, { limit, strict: false })
+  return readJson(ctx.req, { limit: route.bodyLimit ?? 64 * 1024, strict: false })
 }
 
 const hasBody = (request: IncomingMessage) =>

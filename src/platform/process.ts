@@ -1,11 +1,14 @@
 import { once } from 'node:events'
 import type { Logger } from './log.ts'
+import type { Table } from './routes.ts'
 
 /** What a role's door gets: its log, and the stack that closes what it opened, last opened first. */
 export interface Process {
   env: NodeJS.ProcessEnv
   log: Logger
   stack: AsyncDisposableStack
+  /** The route table of all roles. */
+  table(): Promise<Table>
   /** Aborted when the process is asked to stop. */
   stopping: AbortSignal
 }
@@ -14,7 +17,10 @@ export interface Process {
  * Runs `start`, waits for SIGTERM or SIGINT, then closes the stack in reverse order of opening.
  * A second signal, or `grace` seconds, ends the process at once with exit code 1.
  */
-export async function run(log: Logger, grace: number, start: (p: Process) => Promise<void>) {
+export async function run(
+  { log, grace, table }: { log: Logger; grace: number; table: Process['table'] },
+  start: (p: Process) => Promise<void>,
+) {
   const stop = new AbortController()
   for (const signal of ['SIGTERM', 'SIGINT'] as const)
     process.on(signal, () => {
@@ -28,7 +34,7 @@ export async function run(log: Logger, grace: number, start: (p: Process) => Pro
   })
 
   const stack = new AsyncDisposableStack()
-  await start({ env: process.env, log, stack, stopping: stop.signal })
+  await start({ env: process.env, log, stack, table, stopping: stop.signal })
   if (!stop.signal.aborted) await once(stop.signal, 'abort')
   log.info({ signal: stop.signal.reason, grace }, 'stopping')
   setTimeout(() => leave(log, 'the grace period is over'), grace * 1000).unref()

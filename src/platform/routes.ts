@@ -85,8 +85,7 @@ export function canonicalPath(uri: string): string | undefined {
   } catch {
     return undefined
   }
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  if (/\/\/|(^|\/)\.{1,2}(\/|$)|[\x00-\x1f\x7f]/.test(path)) return undefined
+  if (/\/\/|(^|\/)\.{1,2}(\/|$)|\p{Cc}/u.test(path)) return undefined
   return path
 }
 

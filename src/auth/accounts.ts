@@ -1,0 +1,245 @@
+import { v7 as uuid } from 'uuid'
+import type { Config } from '../platform/config.ts'
+import type { Db, Knex } from '../platform/db.ts'
+import { append, type Relay } from '../platform/outbox.ts'
+import { problem } from '../platform/problem.ts'
+import { checkPassword, hashPassword, isOutdated } from './passwords.ts'
+import type { Revocations } from './revocations.ts'
+import { toRecipient } from './schema.ts'
+import * as store from './store.ts'
+import { codeHash, newCode, newSecret, sha256 } from './tokens.ts'
+
+export interface Deps {
+  db: Db
+  relay: Relay
+  revocations: Revocations
+  config: Pick<Config<'auth'>, 'CODE_PEPPER' | 'CODE_PEPPER_PREVIOUS' | 'REFRESH_KEY' | 'PUBLIC_URL'>
+}
+
+interface NewUser {
+  email: string
+  password: string
+  name: string
+  locale: string
+  timeZone: string
+}
+
+/** Makes an account and mails its verification; for a taken address mails its owner. The caller sees no difference. */
+export async function register({ db, relay, config }: Deps, input: NewUser) {
+  const passwordHash = await hashPassword(input.password)
+  await db.knex.transaction(async (trx) => {
+    const { email, name, locale, timeZone } = input
+    const user = await store.insertUser(trx, {
+      id: uuid(),
+      email,
+      name,
+      locale,
+      time_zone: timeZone,
+      password_hash: passwordHash,
+    })
+    if (user) {
+      const secrets = await newVerification(trx, user.id, config.CODE_PEPPER)
+      await append(trx, 'auth', 'msg.user.registered', { ...toRecipient(user), timeZone, ...secrets })
+    } else {
+      const owner = await store.userByEmail(trx, email)
+      if (owner && (await store.issue(trx, owner.id, 'notice', {})))
+        await append(trx, 'auth', 'msg.user.register_repeated', toRecipient(owner))
+    }
+  })
+  relay.wake()
+}
+
+/** Link and code of one verification; a mail carries both and either ends it. Empty within the cool-down. */
+async function newVerification(trx: Knex.Transaction, userId: string, pepper: string) {
+  const token = newSecret()
+  const code = newCode()
+  const issued = await store.issue(trx, userId, 'verify', {
+    linkHash: sha256(token),
+    codeHash: codeHash(pepper, userId, code),
+  })
+  return issued ? { token, code } : { token: '', code: '' }
+}
+
+/** Mails a new verification to an unverified account; anything else does nothing, and looks the same. */
+export async function resendVerification({ db, relay, config }: Deps, email: string) {
+  await db.knex.transaction(async (trx) => {
+    const user = await store.userByEmail(trx, email)
+    if (!user || user.email_verified_at) return
+    const secrets = await newVerification(trx, user.id, config.CODE_PEPPER)
+    if (secrets.token)
+      await append(trx, 'auth', 'msg.user.verification_requested', { ...toRecipient(user), ...secrets })
+  })
+  relay.wake()
+}
+
+/** Verifies an address by the link's token or the code. Throws 400 `bad_token` or `bad_code`. */
+export async function verify({ db, relay, config }: Deps, input: { token: string } | { email: string; code: string }) {
+  const done = await db.knex.transaction(async (trx) => {
+    const userId =
+      'token' in input
+        ? await store.consumeLink(trx, 'verify', sha256(input.token))
+        : await codeOwner(trx, config, 'verify', input.email, input.code)
+    if (!userId) return false
+    await verified(trx, userId)
+    return true
+  })
+  relay.wake()
+  if (done) return
+  throw 'token' in input
+    ? problem.badRequest(
+        'bad_token',
+        'The link was used, replaced by a newer one, or is older than 24 hours; ask for a new one.',
+      )
+    : problem.badRequest('bad_code', 'The code is wrong, used or too old, or was tried five times; ask for a new one.')
+}
+
+async function verified(trx: Knex.Transaction, userId: string) {
+  const user = await store.markVerified(trx, userId)
+  if (user) await append(trx, 'auth', 'msg.user.verified', toRecipient(user))
+}
+
+async function codeOwner(
+  trx: Knex.Transaction,
+  config: Deps['config'],
+  purpose: 'verify' | 'login',
+  email: string,
+  code: string,
+) {
+  const user = await store.userByEmail(trx, email)
+  if (!user) return undefined
+  const hashes = [config.CODE_PEPPER, config.CODE_PEPPER_PREVIOUS]
+    .filter((p) => p !== undefined)
+    .map((p) => codeHash(p, user.id, code))
+  return (await store.consumeCode(trx, purpose, user.id, hashes)) ? user.id : undefined
+}
+
+const failureKey = (email: string, ip: string) => sha256(`${email}|${ip}`)
+
+/** The user of a right password. Throws 401 `bad_credentials`, 403 `email_unverified`, or 429 after many failures. */
+export async function loginByPassword(
+  { db }: Deps,
+  email: string,
+  password: string,
+  ip: string,
+): Promise<store.UserRow> {
+  const key = failureKey(email, ip)
+  await slowDown(db, key)
+  const user = await store.userByEmail(db.knex, email)
+  if (!(await checkPassword(password, user?.password_hash)) || !user) {
+    await store.noteFailure(db.knex, key)
+    throw badCredentials()
+  }
+  await store.forgetFailures(db.knex, key)
+  if (!user.email_verified_at)
+    throw problem.forbidden(
+      'email_unverified',
+      'Verify the mail address first: type the code of the mail, or open its link.',
+    )
+  if (isOutdated(user.password_hash as string)) await store.setPassword(db.knex, user.id, await hashPassword(password))
+  return user
+}
+
+/** Mails a code to log in with, where there is such an account. */
+export async function mailLoginCode({ db, relay, config }: Deps, email: string) {
+  await db.knex.transaction(async (trx) => {
+    const user = await store.userByEmail(trx, email)
+    if (!user) return
+    const code = newCode()
+    if (await store.issue(trx, user.id, 'login', { codeHash: codeHash(config.CODE_PEPPER, user.id, code) }))
+      await append(trx, 'auth', 'msg.user.login_code_requested', { ...toRecipient(user), code })
+  })
+  relay.wake()
+}
+
+/** The user of a right code, whose address is thereby verified. Throws 401 `bad_credentials`, or 429. */
+export async function loginByCode(
+  { db, relay, config }: Deps,
+  email: string,
+  code: string,
+  ip: string,
+): Promise<store.UserRow> {
+  const key = failureKey(email, ip)
+  await slowDown(db, key)
+  const user = await db.knex.transaction(async (trx) => {
+    const userId = await codeOwner(trx, config, 'login', email, code)
+    if (!userId) return undefined
+    await verified(trx, userId)
+    return store.userById(trx, userId)
+  })
+  relay.wake()
+  if (user) return user
+  await store.noteFailure(db.knex, key)
+  throw badCredentials()
+}
+
+async function slowDown(db: Db, key: Buffer) {
+  const seconds = await store.secondsToWait(db.knex, key)
+  if (seconds > 0) throw problem.slowDown(seconds)
+}
+
+const badCredentials = () =>
+  problem.unauthenticated('bad_credentials', 'The address and the password or code do not match.')
+
+/** Mails a link to set a new password, where there is such an account. */
+export async function forgotPassword({ db, relay }: Deps, email: string) {
+  await db.knex.transaction(async (trx) => {
+    const user = await store.userByEmail(trx, email)
+    if (!user) return
+    const token = newSecret()
+    if (await store.issue(trx, user.id, 'reset', { linkHash: sha256(token) }))
+      await append(trx, 'auth', 'msg.user.password_reset_requested', { ...toRecipient(user), token })
+  })
+  relay.wake()
+}
+
+/** Sets a password by the mailed token, ends every session, tells the owner. Throws 400 `bad_token`. */
+export async function resetPassword({ db, relay, revocations }: Deps, token: string, password: string) {
+  const passwordHash = await hashPassword(password)
+  const ended = await db.knex.transaction(async (trx) => {
+    const userId = await store.consumeLink(trx, 'reset', sha256(token))
+    if (!userId) return undefined
+    await store.setPassword(trx, userId, passwordHash)
+    await verified(trx, userId)
+    const user = (await store.userById(trx, userId)) as store.UserRow
+    await append(trx, 'auth', 'msg.user.password_changed', toRecipient(user))
+    return store.revoke(trx, userId)
+  })
+  if (!ended)
+    throw problem.badRequest(
+      'bad_token',
+      'The link was used, replaced by a newer one, or is older than an hour; ask for a new one.',
+    )
+  revocations.announce(ended)
+  relay.wake()
+}
+
+/** Changes what a user set of themself, and tells those who write to the user. */
+export async function changeProfile(
+  { db, relay }: Pick<Deps, 'db' | 'relay'>,
+  id: string,
+  { name, locale, timeZone }: { name?: string; locale?: string; timeZone?: string },
+): Promise<store.UserRow> {
+  const user = await db.knex.transaction(async (trx) => {
+    // knex leaves out what is undefined
+    const user = await store.changeProfile(trx, id, { name, locale, time_zone: timeZone })
+    if (!user) throw problem.notFound('user', id)
+    await append(trx, 'auth', 'msg.user.changed', { ...toRecipient(user), timeZone: user.time_zone })
+    return user
+  })
+  relay.wake()
+  return user
+}
+
+/** Changes who a user is allowed to be; every session of the user ends, so that the change holds within 5 s. */
+export async function changeRoles({ db, revocations }: Pick<Deps, 'db' | 'revocations'>, id: string, roles: string[]) {
+  const { user, ended } = await db.knex.transaction(async (trx) => {
+    const admins = await store.lockAdmins(trx)
+    if (!roles.includes('admin') && admins.length === 1 && admins[0]?.id === id)
+      throw problem.conflict('last_admin', 'This is the last admin; make another one first.')
+    const user = await store.setRoles(trx, id, roles)
+    if (!user) throw problem.notFound('user', id)
+    return { user, ended: await store.revoke(trx, id) }
+  })
+  revocations.announce(ended)
+  return user
+}

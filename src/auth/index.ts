@@ -1,0 +1,52 @@
+import { openBus } from '../platform/bus.ts'
+import { config } from '../platform/config.ts'
+import { openDb } from '../platform/db.ts'
+import { announceReady, type Checks } from '../platform/health.ts'
+import { openHttp } from '../platform/http.ts'
+import { measurePool, openMetrics } from '../platform/metrics.ts'
+import { startRelay } from '../platform/outbox.ts'
+import type { Process } from '../platform/process.ts'
+import { answerProxy, decider } from './decide.ts'
+import { openRevocations } from './revocations.ts'
+import { routes } from './routes.ts'
+import { accessTokens } from './tokens.ts'
+
+export async function start({ env, log, stack, stopping, table }: Process) {
+  const c = config('auth', env)
+  const db = stack.use(
+    openDb({
+      role: 'auth',
+      url: c.DATABASE_URL,
+      ca: c.DATABASE_CA,
+      pool: c.DATABASE_POOL,
+      connectTimeout: c.CONN_TIMEOUT,
+      log,
+    }),
+  )
+  const bus = stack.use(
+    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'auth', connectTimeout: c.CONN_TIMEOUT, log }),
+  )
+  const relay = stack.use(startRelay({ db, schema: 'auth', bus, log }))
+  const revocations = stack.use(openRevocations({ db, bus, log }))
+  const tokens = accessTokens(c.JWT_KEYS, c.PUBLIC_URL)
+  const decide = decider({ table: await table(), tokens, revocations, productRead: c.PRODUCT_READ })
+  const checks: Checks = {
+    database: { check: db.check, required: true },
+    revocations: { check: revocations.check, required: true },
+    bus: { check: bus.check, required: false },
+  }
+  measurePool(db)
+  stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
+  stack.use(
+    await openHttp({
+      host: c.LISTEN_HOST,
+      port: c.LISTEN_PORT,
+      log,
+      routes: routes({ db, relay, revocations, tokens, config: c }),
+      before: answerProxy({ decide, tokens, revocations }, c),
+      checks,
+      assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
+    }),
+  )
+  void announceReady(checks, log, stopping)
+}

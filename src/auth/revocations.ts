@@ -1,0 +1,60 @@
+import type { Bus } from '../platform/bus.ts'
+import type { Db } from '../platform/db.ts'
+import type { Logger } from '../platform/log.ts'
+import * as store from './store.ts'
+import { accessLifetime } from './tokens.ts'
+
+/** Core NATS, outside `msg.>`: nothing is stored, and what is missed is re-read from the database. */
+const subject = 'sys.session.revoked'
+/** Milliseconds between two reads of what was revoked lately: the net under the bus. */
+const interval = 1500
+/** A revoked session matters until the last access token of it is over, with its skew and a margin. */
+const remembered = (accessLifetime + 60) * 1000
+
+export interface Revocations extends AsyncDisposable {
+  isRevoked(sid: string): boolean
+  /** Notes sessions as revoked here and tells the other replicas. */
+  announce(sids: string[]): void
+  /** Throws until the first read: before it, a revoked session could pass. */
+  check(): Promise<void>
+}
+
+export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logger }): Revocations {
+  const revoked = new Map<string, number>()
+  let loaded = false
+  let closed = false
+  let timer: NodeJS.Timeout | undefined
+
+  const note = (sid: string) => revoked.set(sid, Date.now() + remembered)
+  const read = async () => {
+    try {
+      for (const { id } of await store.revokedSince(db, loaded ? 30 : remembered / 1000)) note(id)
+      loaded = true
+      const now = Date.now()
+      for (const [sid, until] of revoked) if (until < now) revoked.delete(sid)
+    } catch (err) {
+      log.warn({ err }, 'cannot read revoked sessions')
+    }
+    if (!closed) timer = setTimeout(read, interval)
+  }
+  void read()
+  void bus.connection.then(async (nc) => {
+    for await (const message of nc.subscribe(subject)) for (const sid of message.json<string[]>()) note(sid)
+  })
+
+  return {
+    isRevoked: (sid) => revoked.has(sid),
+    announce(sids) {
+      sids.forEach(note)
+      if (sids.length > 0 && bus.connected())
+        void bus.connection.then((nc) => nc.publish(subject, JSON.stringify(sids)))
+    },
+    async check() {
+      if (!loaded) throw new Error('the revoked sessions are not read yet')
+    },
+    async [Symbol.asyncDispose]() {
+      closed = true
+      clearTimeout(timer)
+    },
+  }
+}

@@ -1,0 +1,119 @@
+import { z } from 'zod'
+import { userRoles } from '../platform/routes.ts'
+import type { SessionRow, UserRow } from './store.ts'
+
+const isTimeZone = (zone: string) => {
+  try {
+    return Boolean(new Intl.DateTimeFormat('en', { timeZone: zone }))
+  } catch {
+    return false
+  }
+}
+
+/** Addresses are compared in lower case and without surrounding blanks. */
+const Email = z
+  .string()
+  .trim()
+  .toLowerCase()
+  .max(254, 'must have at most 254 characters')
+  .pipe(z.email('must be a mail address'))
+const Password = z.string().min(10, 'must have at least 10 characters').max(200, 'must have at most 200 characters')
+const Code = z.string().regex(/^\d{6}$/, 'must be the six digits of the mail')
+const Secret = z.string().regex(/^[\w-]{43}$/, 'must be the token as it was given')
+const Name = z
+  .string()
+  .trim()
+  .max(100, 'must have at most 100 characters')
+  .regex(/^\P{Cc}*$/u, 'must have no control characters')
+const Locale = z.enum(['en', 'de', 'hi'])
+const TimeZone = z.string().max(64).refine(isTimeZone, 'must be an IANA time zone such as Europe/Berlin')
+
+export const NewUser = z.strictObject({
+  email: Email,
+  password: Password,
+  name: Name.default(''),
+  locale: Locale.optional(),
+  timeZone: TimeZone.default('UTC'),
+})
+export const Address = z.strictObject({ email: Email })
+export const Verify = z.union(
+  [z.strictObject({ token: Secret }), z.strictObject({ email: Email, code: Code })],
+  'must be {token} or {email, code}',
+)
+export const Login = z
+  .strictObject({
+    email: Email,
+    password: z.string().max(200).optional(),
+    code: Code.optional(),
+    cookie: z.boolean().default(false).describe('Keeps the refresh token in a cookie, for browsers.'),
+  })
+  .refine((l) => !(l.password !== undefined && l.code !== undefined), 'takes a password or a code, not both')
+export const Refresh = z.strictObject({ refreshToken: Secret.optional() }).optional()
+export const Reset = z.strictObject({ token: Secret, password: Password })
+export const Logout = z.strictObject({ everywhere: z.boolean().default(false) }).optional()
+export const ProfileChange = z
+  .strictObject({ name: Name.optional(), locale: Locale.optional(), timeZone: TimeZone.optional() })
+  .refine((p) => Object.keys(p).length > 0, 'needs at least one of name, locale, timeZone')
+export const Roles = z.strictObject({
+  roles: z
+    .array(z.enum(userRoles as ['customer']))
+    .min(1)
+    .max(3),
+})
+export const UserQuery = z.strictObject({
+  q: z.string().max(254).optional(),
+  cursor: z.string().max(400).optional(),
+  limit: z.coerce.number().int().min(1).max(100).default(20),
+})
+export const PageQuery = z.object({ token: z.string().max(100).optional() })
+
+export const Accepted = z.object({ status: z.literal('accepted') })
+export const Verified = z.object({ status: z.literal('verified') })
+export const Tokens = z.object({
+  accessToken: z.string(),
+  tokenType: z.literal('Bearer'),
+  expiresIn: z.int().describe('Seconds.'),
+  refreshToken: z.string().optional().describe('Absent where it is kept in a cookie.'),
+})
+export const Profile = z.object({
+  id: z.uuid(),
+  email: z.string(),
+  name: z.string(),
+  locale: z.string(),
+  timeZone: z.string(),
+  roles: z.array(z.string()),
+  verified: z.boolean(),
+  createdAt: z.iso.datetime(),
+})
+export const Session = z.object({
+  id: z.uuid(),
+  current: z.boolean(),
+  ip: z.string(),
+  userAgent: z.string(),
+  createdAt: z.iso.datetime(),
+  lastUsedAt: z.iso.datetime(),
+})
+export const Sessions = z.object({ items: z.array(Session) })
+export const Users = z.object({ items: z.array(Profile), next: z.string().nullable() })
+export const Jwks = z.object({ keys: z.array(z.record(z.string(), z.unknown())) })
+
+export const toProfile = (u: UserRow): z.output<typeof Profile> => ({
+  id: u.id,
+  email: u.email,
+  name: u.name,
+  locale: u.locale,
+  timeZone: u.time_zone,
+  roles: u.roles,
+  verified: u.email_verified_at !== null,
+  createdAt: u.created_at.toISOString(),
+})
+export const toSession = (s: SessionRow, current: string): z.output<typeof Session> => ({
+  id: s.id,
+  current: s.id === current,
+  ip: s.ip,
+  userAgent: s.user_agent,
+  createdAt: s.created_at.toISOString(),
+  lastUsedAt: s.last_used_at.toISOString(),
+})
+/** The part of a user that every event for a mail carries. */
+export const toRecipient = (u: UserRow) => ({ userId: u.id, email: u.email, name: u.name, locale: u.locale })

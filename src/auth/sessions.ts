@@ -1,0 +1,76 @@
+import { v7 as uuid } from 'uuid'
+import { append } from '../platform/outbox.ts'
+import { problem } from '../platform/problem.ts'
+import type { Deps as AccountDeps } from './accounts.ts'
+import { toRecipient } from './schema.ts'
+import * as store from './store.ts'
+import { type AccessTokens, accessLifetime, newSecret, sha256, successor } from './tokens.ts'
+
+export interface Deps extends AccountDeps {
+  tokens: AccessTokens
+}
+
+export interface Tokens {
+  accessToken: string
+  tokenType: 'Bearer'
+  /** Seconds. */
+  expiresIn: number
+  refreshToken: string
+}
+
+/** Begins a session: an access token, and the first refresh token of a new family. */
+export async function beginSession(
+  { db, tokens }: Pick<Deps, 'db' | 'tokens'>,
+  user: store.UserRow,
+  client: { ip: string; userAgent: string },
+): Promise<Tokens> {
+  const sid = uuid()
+  const refreshToken = newSecret()
+  await db.knex.transaction((trx) =>
+    store.insertSession(
+      trx,
+      { id: sid, user_id: user.id, ip: client.ip, user_agent: client.userAgent.slice(0, 300) },
+      sha256(refreshToken),
+    ),
+  )
+  return answer(tokens, user, sid, refreshToken)
+}
+
+/**
+ * Exchanges a refresh token for its successor. The same token again within 10 s is a retry and gets the same answer;
+ * later it means that the token was copied: the session ends and its owner is told. Throws 401 `bad_refresh_token`.
+ */
+export async function refresh({ db, relay, revocations, tokens, config }: Deps, token: string): Promise<Tokens> {
+  const next = successor(config.REFRESH_KEY, token)
+  const outcome = await db.knex.transaction(async (trx) => {
+    const rotated = await store.rotate(trx, sha256(token), sha256(next))
+    if (rotated) return { user: await store.userById(trx, rotated.user_id), sid: rotated.session_id }
+    const used = await store.usedToken(trx, sha256(token))
+    if (!used?.live) return undefined
+    const user = await store.userById(trx, used.user_id)
+    if (used.fresh) return { user, sid: used.session_id }
+    if (user) await append(trx, 'auth', 'msg.user.session_reused', toRecipient(user))
+    return { ended: await store.revoke(trx, used.user_id, used.session_id) }
+  })
+  if (outcome && 'ended' in outcome && outcome.ended) {
+    revocations.announce(outcome.ended)
+    relay.wake()
+  }
+  if (!outcome || !('user' in outcome) || !outcome.user)
+    throw problem.unauthenticated('bad_refresh_token', 'The refresh token is unknown, used or over; log in again.')
+  return answer(tokens, outcome.user, outcome.sid, next)
+}
+
+const answer = (tokens: AccessTokens, user: store.UserRow, sid: string, refreshToken: string): Tokens => ({
+  accessToken: tokens.sign({ id: user.id, email: user.email, roles: user.roles, sid }),
+  tokenType: 'Bearer',
+  expiresIn: accessLifetime,
+  refreshToken,
+})
+
+/** Ends one session of a user, or all; how many were live. */
+export async function endSessions({ db, revocations }: Pick<Deps, 'db' | 'revocations'>, userId: string, sid?: string) {
+  const ended = await store.revoke(db.knex, userId, sid)
+  revocations.announce(ended)
+  return ended.length
+}

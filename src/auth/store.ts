@@ -1,0 +1,239 @@
+import type { Db, Knex } from '../platform/db.ts'
+
+export interface UserRow {
+  id: string
+  email: string
+  name: string
+  locale: string
+  time_zone: string
+  password_hash: string | null
+  roles: string[]
+  email_verified_at: Date | null
+  created_at: Date
+}
+const userColumns = [
+  'id',
+  'email',
+  'name',
+  'locale',
+  'time_zone',
+  'password_hash',
+  'roles',
+  'email_verified_at',
+  'created_at',
+]
+
+export type Purpose = 'verify' | 'login' | 'reset' | 'notice'
+/** Mails of one purpose in 24 h; codes to log in with are asked for on purpose and more often. */
+const mailsADay: Record<Purpose, number> = { verify: 5, login: 20, reset: 5, notice: 5 }
+
+export const userByEmail = (knex: Knex, email: string): Promise<UserRow | undefined> =>
+  knex('auth.user').first(userColumns).where({ email })
+
+export const userById = (knex: Knex, id: string): Promise<UserRow | undefined> =>
+  knex('auth.user').first(userColumns).where({ id })
+
+/** Undefined where the address is taken. */
+export async function insertUser(
+  knex: Knex,
+  user: Pick<UserRow, 'id' | 'email' | 'name' | 'locale' | 'time_zone' | 'password_hash'> & Partial<UserRow>,
+): Promise<UserRow | undefined> {
+  const rows = await knex('auth.user').insert(user).onConflict('email').ignore().returning(userColumns)
+  return rows[0]
+}
+
+export async function changeProfile(
+  knex: Knex,
+  id: string,
+  changes: Partial<Pick<UserRow, 'name' | 'locale' | 'time_zone'>>,
+): Promise<UserRow | undefined> {
+  const rows = await knex('auth.user')
+    .where({ id })
+    .update({ ...changes, updated_at: knex.fn.now() })
+    .returning(userColumns)
+  return rows[0]
+}
+
+export const setPassword = (knex: Knex, id: string, passwordHash: string) =>
+  knex('auth.user').where({ id }).update({ password_hash: passwordHash, updated_at: knex.fn.now() })
+
+/** Undefined where the user was verified before. */
+export async function markVerified(knex: Knex, id: string): Promise<UserRow | undefined> {
+  const rows = await knex('auth.user')
+    .where({ id })
+    .whereNull('email_verified_at')
+    .update({ email_verified_at: knex.fn.now(), updated_at: knex.fn.now() })
+    .returning(userColumns)
+  return rows[0]
+}
+
+/** Users in order of address, after the one that the last page ended with. */
+export const listUsers = (
+  knex: Knex,
+  { q, after, limit }: { q?: string; after?: string; limit: number },
+): Promise<UserRow[]> => {
+  const query = knex('auth.user').select(userColumns).orderBy('email').limit(limit)
+  if (after) query.where('email', '>', after)
+  if (q) query.whereRaw(`email like ? escape '\\'`, [`%${q.toLowerCase().replace(/[\\%_]/g, '\\$&')}%`])
+  return query
+}
+
+/** Locks the admins, so that two changes at once cannot remove the last one. */
+export const lockAdmins = (trx: Knex.Transaction): Promise<{ id: string }[]> =>
+  trx('auth.user').select('id').whereRaw(`'admin' = any(roles)`).orderBy('id').forUpdate()
+
+export async function setRoles(trx: Knex, id: string, roles: string[]): Promise<UserRow | undefined> {
+  const rows = await trx('auth.user').where({ id }).update({ roles, updated_at: trx.fn.now() }).returning(userColumns)
+  return rows[0]
+}
+
+interface Secrets {
+  linkHash?: Buffer
+  codeHash?: Buffer
+}
+
+/**
+ * Stores new secrets for a purpose, in place of older ones: link 24 h (a reset 1 h), code 10 min.
+ * False within 60 s of the last mail of that purpose, and after the day's share of them.
+ */
+export async function issue(
+  knex: Knex,
+  userId: string,
+  purpose: Purpose,
+  { linkHash, codeHash }: Secrets,
+): Promise<boolean> {
+  const { rowCount } = await knex.raw(
+    `insert into auth.verification as v (user_id, purpose, link_hash, link_expires_at, code_hash, code_expires_at)
+     values (?, ?, ?, now() + (case when ? = 'reset' then interval '1 hour' else interval '24 hours' end), ?, now() + interval '10 minutes')
+     on conflict on constraint verification_pkey do update set
+       link_hash = excluded.link_hash, link_expires_at = excluded.link_expires_at,
+       code_hash = excluded.code_hash, code_expires_at = excluded.code_expires_at,
+       attempts = 0, consumed_at = null, sent_at = now(),
+       sent_count = case when v.day_began_at < now() - interval '1 day' then 1 else v.sent_count + 1 end,
+       day_began_at = case when v.day_began_at < now() - interval '1 day' then now() else v.day_began_at end
+     where v.sent_at < now() - interval '60 seconds'
+       and (v.day_began_at < now() - interval '1 day' or v.sent_count < ?)`,
+    [userId, purpose, linkHash ?? null, purpose, codeHash ?? null, mailsADay[purpose]],
+  )
+  return rowCount > 0
+}
+
+/** Uses up a link's secret; the user's id, or undefined where it is unknown, used, replaced or too old. */
+export async function consumeLink(knex: Knex, purpose: Purpose, linkHash: Buffer): Promise<string | undefined> {
+  const { rows } = await knex.raw(
+    `update auth.verification set consumed_at = now()
+     where link_hash = ? and purpose = ? and consumed_at is null and link_expires_at > now() returning user_id`,
+    [linkHash, purpose],
+  )
+  return rows[0]?.user_id
+}
+
+/** Counts a try of a code and uses the code up where it is right: five tries, then only a new code helps. */
+export async function consumeCode(
+  knex: Knex,
+  purpose: Purpose,
+  userId: string,
+  codeHashes: Buffer[],
+): Promise<boolean> {
+  const { rows } = await knex.raw(
+    `update auth.verification
+     set attempts = attempts + 1, consumed_at = case when code_hash = any(?::bytea[]) then now() end
+     where user_id = ? and purpose = ? and consumed_at is null and code_expires_at > now() and attempts < 5
+     returning consumed_at`,
+    [codeHashes, userId, purpose],
+  )
+  return Boolean(rows[0]?.consumed_at)
+}
+
+export interface SessionRow {
+  id: string
+  user_id: string
+  ip: string
+  user_agent: string
+  created_at: Date
+  last_used_at: Date
+}
+
+/** A session of 30 days at most with its first refresh token. */
+export async function insertSession(
+  trx: Knex.Transaction,
+  session: Pick<SessionRow, 'id' | 'user_id' | 'ip' | 'user_agent'>,
+  tokenHash: Buffer,
+) {
+  await trx('auth.session').insert({ ...session, expires_at: trx.raw(`now() + interval '30 days'`) })
+  await trx('auth.refresh_token').insert({ token_hash: tokenHash, session_id: session.id })
+}
+
+const liveSession = `s.revoked_at is null and s.expires_at > now() and s.last_used_at > now() - interval '7 days'`
+
+/** Marks the token used and stores its successor, if it was unused and its session stands; the session's user. */
+export async function rotate(trx: Knex.Transaction, tokenHash: Buffer, nextHash: Buffer) {
+  const { rows } = await trx.raw(
+    `with used as (
+       update auth.refresh_token t set used_at = now() from auth.session s
+       where t.token_hash = ? and t.used_at is null and s.id = t.session_id and ${liveSession}
+       returning t.session_id, s.user_id),
+     kept as (
+       insert into auth.refresh_token (token_hash, session_id) select ?, session_id from used),
+     touched as (
+       update auth.session set last_used_at = now() where id = (select session_id from used))
+     select session_id, user_id from used`,
+    [tokenHash, nextHash],
+  )
+  return rows[0] as { session_id: string; user_id: string } | undefined
+}
+
+/** What is known of a used token: whether its rotation is at most 10 s old, and whether its session stands. */
+export async function usedToken(knex: Knex, tokenHash: Buffer) {
+  const { rows } = await knex.raw(
+    `select t.session_id, s.user_id, t.used_at > now() - interval '10 seconds' as fresh, (${liveSession}) as live
+     from auth.refresh_token t join auth.session s on s.id = t.session_id
+     where t.token_hash = ? and t.used_at is not null`,
+    [tokenHash],
+  )
+  return rows[0] as { session_id: string; user_id: string; fresh: boolean; live: boolean } | undefined
+}
+
+export const listSessions = (knex: Knex, userId: string): Promise<SessionRow[]> =>
+  knex('auth.session as s')
+    .select('id', 'user_id', 'ip', 'user_agent', 'created_at', 'last_used_at')
+    .where({ user_id: userId })
+    .whereRaw(liveSession)
+    .orderBy('last_used_at', 'desc')
+
+/** Revokes one session of a user, or all of them; the ids that were live until now. */
+export async function revoke(knex: Knex, userId: string, sessionId?: string): Promise<string[]> {
+  const query = knex('auth.session').where({ user_id: userId }).whereNull('revoked_at')
+  if (sessionId) query.where({ id: sessionId })
+  const rows = await query.update({ revoked_at: knex.fn.now() }).returning('id')
+  return rows.map((row) => row.id)
+}
+
+const revokedText = {
+  name: 'auth.revoked_since',
+  text: 'select id from auth.session where revoked_at > now() - make_interval(secs => $1)',
+}
+/** Sessions revoked in the last `seconds`. */
+export const revokedSince = (db: Db, seconds: number) => db.run<{ id: string }>(revokedText, [seconds])
+
+/** Seconds until this account may be tried again from this address: after five failures in 15 min, 1, 2, 4 … 60 s. */
+export async function secondsToWait(knex: Knex, key: Buffer): Promise<number> {
+  const { rows } = await knex.raw(
+    `select ceil(extract(epoch from last_at - now()) + least(60, 2 ^ least(failures - 5, 6)))::int as wait
+     from auth.login_failure where key = ? and failures >= 5 and began_at > now() - interval '15 minutes'`,
+    [key],
+  )
+  return Math.max(0, rows[0]?.wait ?? 0)
+}
+
+export const noteFailure = (knex: Knex, key: Buffer) =>
+  knex.raw(
+    `insert into auth.login_failure as f (key, failures) values (?, 1)
+     on conflict on constraint login_failure_pkey do update set
+       failures = case when f.began_at < now() - interval '15 minutes' then 1 else f.failures + 1 end,
+       began_at = case when f.began_at < now() - interval '15 minutes' then now() else f.began_at end,
+       last_at = now()`,
+    [key],
+  )
+
+export const forgetFailures = (knex: Knex, key: Buffer) => knex('auth.login_failure').where({ key }).delete()
