@@ -1,0 +1,137 @@
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Answer, type Call, call, codeIn, type MailMessage, mailsTo, mailTo } from '../../src/embedded/client.ts'
+import { type Shop, type ShopOptions, startShop } from '../../src/embedded/shop.ts'
+
+export interface TestUser {
+  id: string
+  email: string
+  password: string
+  /** Access token of a session of its own. */
+  token: string
+  refreshToken: string
+}
+
+export interface TestShop extends Shop {
+  /** One request through the edge; the path goes out as it is written. */
+  call(method: string, path: string, options?: Call): Promise<Answer>
+  /** Waits for the newest mail to an address that fits. */
+  mailTo(address: string, options?: Parameters<typeof mailTo>[2]): Promise<MailMessage>
+  /** All mails to an address by now, oldest first. */
+  mailsTo(address: string): Promise<MailMessage[]>
+  /** A new customer: registered, verified by the mailed code, signed in. */
+  user(known?: { email?: string; password?: string; name?: string }): Promise<TestUser>
+  /** A new session of a user. */
+  login(user: Pick<TestUser, 'email' | 'password'>): Promise<Pick<TestUser, 'token' | 'refreshToken'>>
+  /** The first admin, made by the command. */
+  admin(): Promise<TestUser>
+  /** A new user with the role staff. */
+  staff(): Promise<TestUser>
+}
+
+/** What this takes of AVA: the `test` function closes the shop after the file's tests, a test's `t` after that test. */
+type Owner =
+  | { after: { always(title: string, close: () => Promise<void>): void } }
+  | { teardown(close: () => Promise<void>): void }
+
+/**
+ * Starts a whole shop for a test file: `const shop = await openShop(test)` at its top, or `await openShop(t)` in a test.
+ * Its database is its own, on the PostgreSQL that all files share, unless `ownPostgres`, which is durable as in production.
+ */
+export async function openShop(
+  owner: Owner,
+  { ownPostgres = false, env, ...options }: Partial<ShopOptions> & { ownPostgres?: boolean } = {},
+): Promise<TestShop> {
+  const adminUrl = process.env.TEST_POSTGRES_URL
+  if (!adminUrl && !ownPostgres) throw new Error('there is no PostgreSQL for tests: run them with npm test')
+  const dir = mkdtempSync(join(tmpdir(), 'shop-'))
+  const shop = await startShop({
+    dir,
+    env: { ...noLimits, ...env },
+    ...(adminUrl && !ownPostgres ? { postgres: { adminUrl, name: `shop_${randomBytes(6).toString('hex')}` } } : {}),
+    ...options,
+  })
+  const close = async () => {
+    await shop.close()
+    if (!process.env.KEEP) rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
+  }
+  if ('teardown' in owner) owner.teardown(close)
+  else owner.after.always('the shop stops', close)
+  return withUsers(shop)
+}
+
+/** All tests come from one address, which the edge would otherwise slow down. */
+const noLimits = { EDGE_AUTH_RATE: '1000r/s', EDGE_MAIL_RATE: '1000r/s' }
+
+function withUsers(shop: Shop): TestShop {
+  const ask: TestShop['call'] = (method, path, options) => call(shop.url, method, path, options)
+  const must = async (status: number, method: string, path: string, options?: Call) => {
+    const answer = await ask(method, path, options)
+    if (answer.status !== status)
+      throw new Error(`${method} ${path}: ${answer.status} instead of ${status}: ${answer.text}`)
+    return answer.body
+  }
+  const login: TestShop['login'] = async ({ email, password }) => {
+    const tokens = await must(200, 'POST', '/auth/login', { body: { email, password } })
+    return { token: tokens.accessToken, refreshToken: tokens.refreshToken }
+  }
+  const user: TestShop['user'] = async (known = {}) => {
+    const email = known.email ?? `user-${randomBytes(6).toString('hex')}@example.org`
+    const password = known.password ?? `pass ${randomBytes(8).toString('hex')}`
+    await must(202, 'POST', '/auth/register', {
+      body: { email, password, ...(known.name ? { name: known.name } : {}) },
+    })
+    const code = codeIn(await mailTo(shop.inboxUrl, email))
+    await must(200, 'POST', '/auth/verify', { body: { email, code } })
+    const session = await login({ email, password })
+    const { id } = await must(200, 'GET', '/profile', { token: session.token })
+    return { id, email, password, ...session }
+  }
+  let firstAdmin: Promise<TestUser> | undefined
+  const admin = () => {
+    firstAdmin ??= (async () => {
+      const made = await user()
+      await shop.run('auth', 'commands.ts', 'admin', made.email)
+      return { ...made, ...(await login(made)) }
+    })()
+    return firstAdmin
+  }
+  const staff = async () => {
+    const made = await user()
+    const { token } = await admin()
+    await must(200, 'PUT', `/user/${made.id}/roles`, { token, body: { roles: ['staff'] } })
+    return { ...made, ...(await login(made)) }
+  }
+  return Object.assign(shop, {
+    call: ask,
+    mailTo: (address: string, options?: Parameters<typeof mailTo>[2]) => mailTo(shop.inboxUrl, address, options),
+    mailsTo: (address: string) => mailsTo(shop.inboxUrl, address),
+    user,
+    login,
+    admin,
+    staff,
+  })
+}
+
+/** Polls until `look` returns something; throws after `deadline` milliseconds with what was awaited. */
+export async function eventually<T>(
+  what: string,
+  look: () => Promise<T | undefined | false>,
+  deadline = 15_000,
+): Promise<T> {
+  const end = Date.now() + deadline
+  let last: unknown
+  while (Date.now() < end) {
+    try {
+      const found = await look()
+      if (found) return found
+    } catch (error) {
+      last = error
+    }
+    await sleep(25)
+  }
+  throw new Error(`not in ${deadline} ms: ${what}${last ? ` (${last})` : ''}`)
+}
