@@ -29,11 +29,18 @@ export interface ChildOptions {
   stopSignal?: NodeJS.Signals
   /** Milliseconds an orderly stop may take before SIGKILL. */
   grace?: number
+  /** Gives up waiting for `ready`, and stops the child. */
+  signal?: AbortSignal | undefined
+  /** Told when a process that was ready ends by itself or by a stranger's signal. */
+  onEnd?: ((how: string, child: Child) => void) | undefined
   /** Runs before each start. */
   before?: () => Promise<void>
   /** User and group to run as, when this process is root. */
   user?: User | undefined
 }
+
+/** What every kind of child takes: see ChildOptions. */
+export type Part = Pick<ChildOptions, 'log' | 'signal' | 'onEnd'>
 
 /** A running child process; disposing it is an orderly stop. */
 export interface Child extends AsyncDisposable {
@@ -49,11 +56,23 @@ export interface Child extends AsyncDisposable {
   restart(env?: Record<string, string>): Promise<void>
 }
 
+// However this process leaves, nothing it started stays behind.
+const alive = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const { pid } of alive)
+    try {
+      if (pid) process.kill(-pid, 'SIGKILL')
+    } catch {
+      // Gone between the look and the signal.
+    }
+})
+
 /** Starts a process and waits until it is ready. Throws with the end of its log when it exits or is late. */
 export async function startChild(options: ChildOptions): Promise<Child> {
   const { name, log, grace = 10_000, stopSignal = 'SIGTERM' } = options
   let env = options.env ?? {}
   let child: ChildProcess | undefined
+  let asked = false
 
   async function start() {
     await options.before?.()
@@ -71,6 +90,9 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     })
     closeSync(out)
     child = started
+    asked = false
+    alive.add(started)
+    started.once('exit', () => alive.delete(started))
     let failed: Error | undefined
     started.once('error', (error) => {
       failed = error
@@ -80,7 +102,11 @@ export async function startChild(options: ChildOptions): Promise<Child> {
       if (failed) throw new Error(`${name} cannot be started: ${failed.message}`)
       if (!running(started))
         throw new Error(faultWithLog(`${name} ended (${how(started)}) before it was ready`, log, from))
-      if (await options.ready().catch(() => false)) return
+      if (options.signal?.aborted) {
+        await stop()
+        options.signal.throwIfAborted()
+      }
+      if (await options.ready().catch(() => false)) break
       if (Date.now() > deadline) {
         const late = faultWithLog(`${name} was not ready in ${options.deadline ?? 30_000} ms`, log, from)
         await stop()
@@ -88,10 +114,12 @@ export async function startChild(options: ChildOptions): Promise<Child> {
       }
       await sleep(20)
     }
+    started.once('exit', () => asked || options.onEnd?.(how(started), handle))
   }
 
   async function kill(signal: NodeJS.Signals) {
     if (!child?.pid || !running(child)) return
+    asked = true
     const gone = once(child, 'exit')
     // Only SIGKILL goes to the whole group: a killed nginx master would leave its workers behind.
     process.kill(signal === 'SIGKILL' ? -child.pid : child.pid, signal)
@@ -105,8 +133,7 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     clearTimeout(timer)
   }
 
-  await start()
-  return {
+  const handle: Child = {
     name,
     log,
     get pid() {
@@ -121,6 +148,8 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     },
     [Symbol.asyncDispose]: stop,
   }
+  await start()
+  return handle
 }
 
 const running = (child: ChildProcess) => child.pid !== undefined && child.exitCode === null && child.signalCode === null
@@ -156,7 +185,12 @@ const asUser = (user?: User) =>
 export async function runToEnd(
   command: string,
   args: string[],
-  options: { env?: Record<string, string>; cwd?: string; user?: User | undefined } = {},
+  options: {
+    env?: Record<string, string>
+    cwd?: string
+    user?: User | undefined
+    signal?: AbortSignal | undefined
+  } = {},
 ) {
   const { user } = options
   const [program = command, ...rest] =
@@ -165,6 +199,7 @@ export async function runToEnd(
     const { stdout, stderr } = await run(program, rest, {
       cwd: options.cwd,
       env: { ...baseEnv(), ...options.env },
+      signal: options.signal,
       maxBuffer: 64 * 1024 * 1024,
       ...(hasSetpriv ? {} : user),
     })

@@ -1,17 +1,18 @@
 import { chownSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Child, plainUser, runToEnd, startChild } from './child.ts'
+import { type Child, type Part, plainUser, runToEnd, startChild } from './child.ts'
 
 /** Renders the edge's configuration into `dir` from `env` (see src/edge/render.sh) and starts nginx with it. */
-export async function startEdge(options: {
-  program: string
-  dir: string
-  log: string
-  /** Address and port, as in EDGE_LISTEN. */
-  listen: string
-  env: Record<string, string>
-}): Promise<Child & { url: string }> {
-  const { program, dir, log, listen, env } = options
+export async function startEdge(
+  options: Part & {
+    program: string
+    dir: string
+    /** Address and port, as in EDGE_LISTEN. */
+    listen: string
+    env: Record<string, string>
+  },
+): Promise<Child & { url: string }> {
+  const { program, dir, log, signal, onEnd, listen, env } = options
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   const script = join(import.meta.dirname, '../edge/render.sh')
   const user = plainUser()
@@ -23,6 +24,8 @@ export async function startEdge(options: {
     command: program,
     args: ['-p', dir, '-c', 'nginx.conf', '-e', 'stderr', '-g', 'daemon off;'],
     log,
+    signal,
+    onEnd,
     user,
     // Lets requests that run finish; SIGTERM would cut them.
     stopSignal: 'SIGQUIT',

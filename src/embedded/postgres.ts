@@ -12,7 +12,7 @@ import {
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { type Child, plainUser, runToEnd, startChild } from './child.ts'
+import { type Child, type Part, plainUser, runToEnd, startChild } from './child.ts'
 import { commandOf, freePorts, processesIn } from './ports.ts'
 
 export interface Postgres extends Child {
@@ -20,10 +20,9 @@ export interface Postgres extends Child {
   readonly adminUrl: string
   readonly port: number
 }
-export interface PostgresOptions {
+export interface PostgresOptions extends Part {
   /** Its data lie in `dir/data`; made on the first start. */
   dir: string
-  log: string
   password: string
   port?: number
   /** Settings on top of the defaults, for example `fsync: 'off'`. */
@@ -32,7 +31,7 @@ export interface PostgresOptions {
 
 /** Starts PostgreSQL 18 from the npm package of this platform, on 127.0.0.1 only, durable unless settings say otherwise. */
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
-  const { dir, log, password } = options
+  const { dir, password, log, signal, onEnd } = options
   const { initdb, postgres } = await programs()
   const data = join(dir, 'data')
   mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -57,6 +56,8 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     command: postgres,
     args: ['-D', data, ...Object.entries(settings).flatMap(([key, value]) => ['-c', `${key}=${value}`])],
     log,
+    signal,
+    onEnd,
     user,
     before: () => leaveOver(data),
     // SIGTERM would wait for every client to leave by itself.

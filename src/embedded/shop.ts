@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Reader, type Role, roleNames, settings } from '../platform/config.ts'
-import { type Child, runToEnd, startChild } from './child.ts'
+import { type Child, type Part, runToEnd, startChild } from './child.ts'
 import { startEdge } from './edge.ts'
 import { type Mail, startMail } from './mail.ts'
 import { type Nats, startNats } from './nats.ts'
@@ -39,6 +39,10 @@ export interface ShopOptions {
   /** Told about each part when it stands, with the milliseconds it took. */
   onStep?: (name: string, ms: number) => void
   say?: (text: string) => void
+  /** Gives up while starting, and stops what has started. */
+  signal?: AbortSignal
+  /** Told when a part ends that nobody asked to. */
+  onEnd?: (how: string, child: Child) => void
 }
 
 export interface RoleProcess extends Child {
@@ -75,7 +79,7 @@ const source = (file: string) => join(import.meta.dirname, '..', file)
 
 /** Starts the whole shop as real processes and waits until each part is ready. What started last closes first. */
 export async function startShop(options: ShopOptions): Promise<Shop> {
-  const { dir, host = '127.0.0.1', onStep = () => {}, say, roles = roleNames } = options
+  const { dir, host = '127.0.0.1', onStep = () => {}, say, roles = roleNames, signal } = options
   await using opening = new AsyncDisposableStack()
   const step = async <T>(name: string, work: Promise<T>) => {
     const begun = performance.now()
@@ -83,7 +87,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
     onStep(name, performance.now() - begun)
     return result
   }
-  const log = (name: string) => join(dir, 'log', `${name}.log`)
+  const part = (name: string): Part => ({ log: join(dir, 'log', `${name}.log`), signal, onEnd: options.onEnd })
   mkdirSync(dir, { recursive: true, mode: 0o700 })
 
   const programs = findPrograms(say)
@@ -103,7 +107,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
           'PostgreSQL',
           startPostgres({
             dir: join(dir, 'postgres'),
-            log: log('postgres'),
+            ...part('postgres'),
             port: ports.postgres,
             password: passwords.postgres as string,
             settings: options.postgresSettings,
@@ -114,7 +118,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
       startNats({
         program: programs.nats,
         dir: join(dir, 'nats'),
-        log: log('nats'),
+        ...part('nats'),
         port: ports.nats,
         monitorPort: ports.natsMonitor,
         passwords: natsPasswords,
@@ -122,7 +126,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
     ),
     step(
       'MailDev',
-      startMail({ dir: join(dir, 'mail'), log: log('mail'), smtpPort: ports.smtp, webPort: ports.inbox, host }),
+      startMail({ dir: join(dir, 'mail'), ...part('mail'), smtpPort: ports.smtp, webPort: ports.inbox, host }),
     ),
   ])
 
@@ -170,7 +174,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
     ...(reader === 'migrate' ? {} : { ROLE: reader }),
   })
   const run: Shop['run'] = (reader, file, ...args) =>
-    runToEnd(process.execPath, [source(file), ...args], { env: readerEnv(reader) })
+    runToEnd(process.execPath, [source(file), ...args], { env: readerEnv(reader), signal })
   await step('database and streams', run('migrate', 'main.ts', 'migrate'))
 
   const startRole = async (role: Role): Promise<RoleProcess> => {
@@ -180,7 +184,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
       command: process.execPath,
       args: [source('main.ts')],
       env: readerEnv(role),
-      log: log(role),
+      ...part(role),
       grace: 30_000,
       ready: async () => (await fetch(`${roleUrl}/readyz`)).ok,
     })
@@ -196,7 +200,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
       startEdge({
         program: programs.nginx,
         dir: join(dir, 'edge'),
-        log: log('nginx'),
+        ...part('nginx'),
         listen: `${host}:${ports.edge}`,
         env: {
           ...Object.fromEntries(

@@ -1,0 +1,62 @@
+# Any Node.js ≥ 20 with npm is enough: npm brings the one that the code runs on.
+node := node_modules/.bin/node
+PORT ?= 8080
+MAIL_PORT ?= 1080
+URL ?= http://127.0.0.1:$(PORT)
+INBOX ?= http://127.0.0.1:$(MAIL_PORT)
+# Settings and secrets of the shop that the commands below act on, one folder for each role: the demo's, unless said.
+SECRETS ?= .demo/$(PORT)/secrets
+as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
+export PORT MAIL_PORT
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-reset tour admin import job migrate policy routes check format test bench
+
+help: ## Show this menu
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Try it
+demo: node_modules/.package-lock.json ## Run the whole shop here (PORT=8080 MAIL_PORT=1080); Ctrl-C stops it
+	@$(node) src/demo.ts
+
+demo-reset: node_modules/.package-lock.json ## Forget the data of the demo
+	@$(node) src/demo.ts reset
+
+tour: node_modules/.package-lock.json ## Walk through a purchase, with each request and answer (URL= INBOX= EMAIL=)
+	@$(node) src/tour.ts --url "$(URL)" --inbox "$(INBOX)" $(if $(EMAIL),--email "$(EMAIL)")
+
+##@ Operate
+admin: node_modules/.package-lock.json ## Make a registered user an admin (EMAIL=you@example.org)
+	@$(call as,auth) admin "$(EMAIL)"
+
+import: node_modules/.package-lock.json ## Load products from CSV or JSON lines (FILE=products.csv)
+	@$(call as,products) import "$(FILE)"
+
+job: node_modules/.package-lock.json ## Run a scheduled job now (NAME=expire-orders)
+	@$(call as,notifications) job "$(NAME)"
+
+migrate: node_modules/.package-lock.json ## Bring database and streams up to date
+	@SECRETS_DIR="$(SECRETS)/migrate" $(node) src/main.ts migrate
+
+policy: node_modules/.package-lock.json ## Show who may call which route
+	@$(node) src/commands.ts policy
+
+##@ Develop
+check: node_modules/.package-lock.json ## Check format, lint and types
+	@npm run -s check
+
+format: node_modules/.package-lock.json ## Bring the code into its format
+	@npm run -s format
+
+test: node_modules/.package-lock.json ## Test on real parts (ARGS="test/auth/*.test.ts --match '*refresh*'")
+	@npm run -s test -- $(ARGS)
+
+bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
+	@$(node) bench/run.ts $(ARGS)
+
+routes: node_modules/.package-lock.json ## Write routes.conf and openapi.json from the route table
+	@$(node) src/commands.ts routes
+
+node_modules/.package-lock.json: package-lock.json
+	npm ci --no-fund --no-audit
+	@touch $@
