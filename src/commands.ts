@@ -1,0 +1,81 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { ConfigError } from './platform/config.ts'
+import { permissions, type TableRow, userRoles } from './platform/routes.ts'
+
+interface Command {
+  help: string
+  run(argument: string | undefined): Promise<void>
+}
+
+/** What an operator does by command; each reads the settings of the role whose work it is. */
+const commands: Record<string, Command> = {
+  admin: {
+    help: 'admin EMAIL      make the account an admin',
+    run: async (email) => (await import('./auth/commands.ts')).makeAdmin(email, process.env),
+  },
+  import: {
+    help: 'import FILE      load products from CSV or JSON lines',
+    run: async (file) => (await import('./products/commands.ts')).runImport(file, process.env),
+  },
+  seed: {
+    help: 'seed             load the example catalogue',
+    run: async () => (await import('./products/commands.ts')).runSeed(process.env),
+  },
+  job: {
+    help: 'job NAME         run one scheduled job now',
+    run: async (name) => (await import('./notifications/commands.ts')).runJob(name, process.env),
+  },
+  policy: { help: 'policy           print who may call what', run: printPolicy },
+  routes: { help: 'routes           write the files that are made from the route table', run: writeRoutes },
+}
+
+async function printPolicy() {
+  const { table } = await import('./table.ts')
+  const rows = (await table()).filter((row) => !row.internal)
+  const width = Math.max(...rows.map((row) => row.path.length))
+  const holders = (row: TableRow) => {
+    if (row.access === 'public') return 'anyone'
+    if (row.access === 'user') return 'signed in'
+    if (row.access === 'PRODUCT_READ') return 'anyone (signed in where PRODUCT_READ=user)'
+    const roles = userRoles.filter((role) => (permissions[role] as readonly string[]).includes(row.access))
+    return `${row.access} (${roles.join(', ')})`
+  }
+  for (const row of rows)
+    process.stdout.write(`${row.method.padEnd(7)} ${row.path.padEnd(width)}  ${row.role.padEnd(13)}  ${holders(row)}\n`)
+}
+
+/** The generated files and what they should hold now; the test of staleness asks the same question. */
+export async function generated(): Promise<Record<string, string>> {
+  const [{ table }, { edgeRoutes }, { openapi }] = await Promise.all([
+    import('./table.ts'),
+    import('./edge-routes.ts'),
+    import('./openapi.ts'),
+  ])
+  const rows = await table()
+  const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8'))
+  return {
+    'edge/routes.conf': edgeRoutes(rows),
+    'edge/openapi.json': `${JSON.stringify(openapi(rows, version), null, 2)}\n`,
+  }
+}
+
+async function writeRoutes() {
+  for (const [file, text] of Object.entries(await generated())) writeFileSync(join(import.meta.dirname, file), text)
+}
+
+if (import.meta.main) {
+  const [name = '', argument] = process.argv.slice(2)
+  try {
+    const command = commands[name]
+    if (!command) {
+      const menu = Object.values(commands).map((c) => c.help)
+      throw new ConfigError('the command line', [`${name || 'nothing'} is not a command; there are:`, ...menu])
+    }
+    await command.run(argument)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    process.stderr.write(`${error.message}\n`)
+    process.exitCode = 78
+  }
+}

@@ -1,0 +1,49 @@
+#!/bin/sh
+# Writes OUT_DIR/nginx.conf from this folder and the environment; every path that nginx writes to is inside OUT_DIR.
+# Usage: render.sh OUT_DIR. The same script serves the image, the demo and the tests.
+set -eu
+
+out=${1:?usage: render.sh OUT_DIR}
+source=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$out/tmp" "$out/cache" "$out/access"
+cp "$source/routes.conf" "$source/problems.conf" "$out/"
+cp "$source/access/"*.conf "$out/access/"
+
+fail() { printf 'edge: %s\n' "$*" >&2; exit 78; }
+
+# upstream NAME ADDRESS: the address is fixed, or looked up again as its DNS record changes where EDGE_RESOLVER is set.
+upstream() {
+  [ -n "$2" ] || fail "$(printf %s "$1" | tr a-z A-Z)_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
+  printf 'upstream %s { zone %s 128k; server %s%s; keepalive 64; keepalive_requests 100000; }\n' \
+    "$1" "$1" "$2" "${EDGE_RESOLVER:+ resolve}"
+}
+
+case ${PRODUCT_READ:=public} in public | user) ;; *) fail "PRODUCT_READ is $PRODUCT_READ, and must be public or user" ;; esac
+
+{
+  [ -z "${EDGE_RESOLVER:-}" ] || printf 'resolver %s valid=2s ipv6=off;\n' "$EDGE_RESOLVER"
+  upstream auth "${AUTH_UPSTREAM:-}"
+  upstream products "${PRODUCTS_UPSTREAM:-}"
+  upstream orders "${ORDERS_UPSTREAM:-}"
+  upstream notifications "${NOTIFICATIONS_UPSTREAM:-}"
+} >"$out/upstreams.conf"
+
+# Whose X-Forwarded-For counts; without any, the peer is the client.
+{
+  printf '%s' "${TRUSTED_PROXIES:-}" | tr ', ' '\n\n' | while read -r network; do
+    [ -z "$network" ] || printf 'set_real_ip_from %s;\n' "$network"
+  done
+  [ -z "${TRUSTED_PROXIES:-}" ] || printf 'real_ip_header X-Forwarded-For;\nreal_ip_recursive on;\n'
+} >"$out/real-ip.conf"
+
+quoted() { printf '%s' "$1" | sed 's/[\\|&]/\\&/g'; }
+sed -e "s|\${EDGE_SOURCE}|$(quoted "$source")|g" \
+  -e "s|\${EDGE_LISTEN}|$(quoted "${EDGE_LISTEN:-8080}")|g" \
+  -e "s|\${EDGE_WORKERS}|$(quoted "${EDGE_WORKERS:-auto}")|g" \
+  -e "s|\${EDGE_DOCS}|$(quoted "${EDGE_DOCS:-$source/../../node_modules/swagger-ui-dist}")|g" \
+  -e "s|\${EDGE_SIGN_IN_RATE}|$(quoted "${EDGE_SIGN_IN_RATE:-5r/s}")|g" \
+  -e "s|\${EDGE_SIGN_IN_BURST}|$(quoted "${EDGE_SIGN_IN_BURST:-20}")|g" \
+  -e "s|\${EDGE_MAIL_RATE}|$(quoted "${EDGE_MAIL_RATE:-30r/m}")|g" \
+  -e "s|\${EDGE_MAIL_BURST}|$(quoted "${EDGE_MAIL_BURST:-10}")|g" \
+  -e "s|\${PRODUCT_READ}|$PRODUCT_READ|g" \
+  "$source/nginx.conf" >"$out/nginx.conf"
