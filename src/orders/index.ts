@@ -1,0 +1,44 @@
+import { openBus } from '../platform/bus.ts'
+import { config } from '../platform/config.ts'
+import { openDb } from '../platform/db.ts'
+import { announceReady } from '../platform/health.ts'
+import { openHttp } from '../platform/http.ts'
+import { measurePool, openMetrics } from '../platform/metrics.ts'
+import { startRelay } from '../platform/outbox.ts'
+import type { Process } from '../platform/process.ts'
+import { routes } from './routes.ts'
+
+/** Takes carts and orders; goes on while the bus is away, and its events wait in the outbox. */
+export async function start({ env, log, stack, stopping }: Process) {
+  const c = config('orders', env)
+  const db = stack.use(
+    openDb({
+      role: 'orders',
+      url: c.DATABASE_URL,
+      ca: c.DATABASE_CA,
+      pool: c.DATABASE_POOL,
+      lanes: 8,
+      connectTimeout: c.CONN_TIMEOUT,
+      log,
+    }),
+  )
+  const bus = stack.use(
+    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'orders', connectTimeout: c.CONN_TIMEOUT, log }),
+  )
+  const relay = stack.use(startRelay({ db, schema: 'orders', bus, log }))
+  measurePool(db)
+  stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
+
+  const checks = { database: { check: db.check, required: true }, bus: { check: bus.check, required: false } }
+  stack.use(
+    await openHttp({
+      host: c.LISTEN_HOST,
+      port: c.LISTEN_PORT,
+      log,
+      routes: routes({ db, relay }),
+      checks,
+      assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
+    }),
+  )
+  await announceReady(checks, log, stopping)
+}

@@ -1,0 +1,96 @@
+import { z } from 'zod'
+import { Problem, problem } from '../platform/problem.ts'
+
+export const statuses = ['pending', 'paid', 'shipped', 'delivered', 'cancelled', 'expired'] as const
+
+const quantity = z.int().min(1).max(99)
+const minorUnits = z.int().min(0)
+const moment = z.iso.datetime()
+
+/** Lines of an order at most, and of a cart. */
+export const mostLines = 100
+
+export const NewOrder = z.strictObject({
+  /** Absent: the cart. */
+  items: z
+    .array(z.strictObject({ productId: z.uuid().toLowerCase(), quantity }))
+    .min(1)
+    .max(mostLines)
+    .refine((items) => new Set(items.map((item) => item.productId)).size === items.length, 'names a product twice')
+    .optional(),
+  /** Minor units; the order is refused when its total is another. */
+  expectedTotal: minorUnits.optional(),
+})
+export type NewOrder = z.output<typeof NewOrder>
+
+export const Order = z.object({
+  id: z.uuid(),
+  status: z.enum(statuses),
+  currency: z.string(),
+  /** Minor units. */
+  total: minorUnits,
+  items: z.array(
+    z.object({ productId: z.uuid(), sku: z.string(), name: z.string(), price: minorUnits, quantity: z.int() }),
+  ),
+  createdAt: moment,
+  paidAt: moment.nullable(),
+  shippedAt: moment.nullable(),
+  deliveredAt: moment.nullable(),
+  cancelledAt: moment.nullable(),
+  expiredAt: moment.nullable(),
+})
+
+export const OrderPage = z.object({ items: z.array(Order), next: z.string().nullable() })
+
+export const OrderQuery = z.strictObject({
+  limit: z.coerce.number().int().min(1).max(100).default(20),
+  cursor: z.string().max(64).optional(),
+  /** `all`: orders of every user, for staff. */
+  user: z.literal('all').optional(),
+})
+
+export const CartItemId = z.object({ productId: z.uuid().toLowerCase() })
+export const CartQuantity = z.strictObject({ quantity })
+
+export const Cart = z.object({
+  items: z.array(
+    z.object({
+      productId: z.uuid(),
+      quantity: z.int(),
+      /** Whether this many can be bought now; sku, name, price and currency are null where the product is gone. */
+      available: z.boolean(),
+      sku: z.string().nullable(),
+      name: z.string().nullable(),
+      price: minorUnits.nullable(),
+      currency: z.string().nullable(),
+    }),
+  ),
+  /** Of the available lines, by currency; an order takes lines of one currency only. */
+  totals: z.array(z.object({ currency: z.string(), total: minorUnits })),
+  version: z.int(),
+  updatedAt: moment.nullable(),
+})
+
+/** A position in a list of orders, newest first: the id of the last one shown. */
+export const cursorOf = (id: string) => Buffer.from(id.replaceAll('-', ''), 'hex').toString('base64url')
+
+/** The id in a cursor; throws a 400 for what this shop did not make. */
+export function positionOf(cursor: string): string {
+  const hex = Buffer.from(cursor, 'base64url').toString('hex')
+  const id = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
+  if (id.length !== 36 || cursorOf(id) !== cursor)
+    throw problem.badRequest('bad_cursor', 'The cursor is not from here.')
+  return id
+}
+
+/** Checks the header Idempotency-Key: 1–255 printable ASCII characters. */
+export function idempotencyKey(header: string): string {
+  if (header === '')
+    throw problem.badRequest(
+      'idempotency_key_missing',
+      'Send an Idempotency-Key, new for each order, the same for each try.',
+    )
+  if (!/^[\x20-\x7e]{1,255}$/.test(header))
+    throw new Problem(400, 'idempotency_key_invalid', 'An Idempotency-Key has 1 to 255 printable ASCII characters.')
+  return header
+}
