@@ -27,7 +27,10 @@ const commands: Record<string, Command> = {
     run: async (name) => (await import('./notifications/commands.ts')).runJob(name, process.env),
   },
   policy: { help: 'policy           print who may call what', run: printPolicy },
-  routes: { help: 'routes           write the files that are made from the route table', run: writeRoutes },
+  routes: {
+    help: 'routes           write the files that are made from the route table and the settings',
+    run: writeRoutes,
+  },
 }
 
 async function printPolicy() {
@@ -47,21 +50,24 @@ async function printPolicy() {
 
 /** The generated files and what they should hold now; the test of staleness asks the same question. */
 export async function generated(): Promise<Record<string, string>> {
-  const [{ table }, { edgeRoutes }, { openapi }] = await Promise.all([
+  const [{ table }, { edgeRoutes }, { openapi }, { settingsPage }] = await Promise.all([
     import('./table.ts'),
     import('./edge-routes.ts'),
     import('./openapi.ts'),
+    import('./settings-page.ts'),
   ])
   const rows = await table()
   const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8'))
   return {
-    'edge/routes.conf': edgeRoutes(rows),
-    'edge/openapi.json': `${JSON.stringify(openapi(rows, version), null, 2)}\n`,
+    'docs/settings.md': settingsPage(),
+    'src/edge/routes.conf': edgeRoutes(rows),
+    'src/edge/openapi.json': `${JSON.stringify(openapi(rows, version), null, 2)}\n`,
   }
 }
 
 async function writeRoutes() {
-  for (const [file, text] of Object.entries(await generated())) writeFileSync(join(import.meta.dirname, file), text)
+  for (const [file, text] of Object.entries(await generated()))
+    writeFileSync(join(import.meta.dirname, '..', file), text)
 }
 
 if (import.meta.main) {

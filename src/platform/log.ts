@@ -11,11 +11,17 @@ export const openLog = (level: string, bindings: Record<string, unknown>) =>
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       redact: {
-        paths: ['password', 'token', 'code', 'refreshToken', 'accessToken', 'authorization', 'cookie'].flatMap((k) => [
-          k,
-          `*.${k}`,
-          `*.*.${k}`,
-        ]),
+        // `code` only where payloads stand: the code of an error is no secret.
+        paths: [
+          ...['password', 'token', 'refreshToken', 'accessToken', 'authorization', 'cookie'].flatMap((key) => [
+            key,
+            `*.${key}`,
+            `*.*.${key}`,
+          ]),
+          'body.code',
+          'data.code',
+          'payload.code',
+        ],
         censor: '[secret]',
       },
       serializers: { err: pino.stdSerializers.err },

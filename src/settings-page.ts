@@ -1,0 +1,43 @@
+import { settings } from './platform/config.ts'
+
+interface Row {
+  type: { name: string; example: string }
+  for: readonly string[]
+  help: string
+  default?: string
+  optional?: true
+  secret?: true
+}
+
+/** docs/settings.md, the reference of every setting, from the table that the reader uses. */
+export function settingsPage(): string {
+  const rows = Object.entries<Row>(settings).map(([name, setting]) => {
+    const absent =
+      setting.default === undefined
+        ? setting.optional
+          ? 'none'
+          : '**required**'
+        : `\`${setting.default || '(empty)'}\``
+    const cells = [
+      `\`${name}\``,
+      setting.type.name,
+      absent,
+      setting.secret ? 'yes' : '',
+      setting.for.join(', '),
+      setting.help,
+    ]
+    return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`
+  })
+  return `# Settings
+
+Each is read from the file \`$SECRETS_DIR/NAME\` (default \`/secrets/NAME\`) where there is one, else from the environment.
+A process that finds a fault names all of them and exits with code 78.
+
+| name | type | default | secret | read by | what it is |
+|---|---|---|---|---|---|
+${rows.join('\n')}
+
+The edge also reads \`EDGE_LISTEN\`, \`EDGE_WORKERS\`, \`EDGE_RESOLVER\`, the four \`<ROLE>_UPSTREAM\` addresses and the limits per
+address \`EDGE_SIGN_IN_RATE\`, \`EDGE_SIGN_IN_BURST\`, \`EDGE_MAIL_RATE\`, \`EDGE_MAIL_BURST\`; see \`src/edge/render.sh\`.
+`
+}

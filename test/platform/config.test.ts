@@ -1,0 +1,89 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import test from 'ava'
+import { ConfigError, config, settings } from '../../src/platform/config.ts'
+import { runMain } from '../support/main.ts'
+
+const good = {
+  SECRETS_DIR: '/nowhere',
+  ROLE: 'orders',
+  DATABASE_URL: 'postgres://orders_a:secret-word@db:5432/bodega',
+  NATS_BROKER_URL: 'nats://orders:secret-word@bus:4222',
+  PUBLIC_URL: 'http://localhost:8080/',
+  ASSERTION_KEY: 'k'.repeat(64),
+}
+
+test('a whole environment → typed values with their defaults', (t) => {
+  const c = config('orders', good)
+  t.is(c.LISTEN_PORT, 3000)
+  t.is(c.PUBLIC_URL, 'http://localhost:8080')
+  t.is(c.DATABASE_CA, undefined)
+})
+
+test('several faults → all of them at once, with name, rule and example, and no secret value', (t) => {
+  const error = t.throws(
+    () =>
+      config('orders', {
+        ...good,
+        LISTEN_PORT: '80x80',
+        DATABASE_URL: 'mysql://orders:secret-word@db',
+        ASSERTION_KEY: 'secret-word',
+        PUBLIC_URL: undefined,
+      }),
+    { instanceOf: ConfigError },
+  )
+  t.is(error.faults.length, 4)
+  t.regex(error.message, /LISTEN_PORT is "80x80", and must be a whole number from 1 to 65535. Example: 3000/)
+  t.regex(error.message, /DATABASE_URL must be a URL that starts with postgres:\/\//)
+  t.regex(error.message, /PUBLIC_URL is missing: /)
+  t.notRegex(error.message, /secret-word/)
+})
+
+test('a file and the environment name the same key → the file counts', (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'secrets-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  writeFileSync(join(dir, 'ASSERTION_KEY'), `${'f'.repeat(40)}\n`)
+  t.is(config('orders', { ...good, SECRETS_DIR: dir }).ASSERTION_KEY, 'f'.repeat(40))
+})
+
+for (const keys of ['[]', '{', '[{"kid":"a","state":"next","pem":"x"}]', '[{"kid":1}]'])
+  test(`JWT_KEYS ${keys} → refused`, (t) => {
+    const error = t.throws(() => config('auth', { ...good, JWT_KEYS: keys }), { instanceOf: ConfigError })
+    t.regex(error.message, /JWT_KEYS must /)
+  })
+
+test('each setting → has readers, one line of help, and a default unless it is required', (t) => {
+  for (const [name, setting] of Object.entries(settings)) {
+    t.true(setting.for.length > 0, name)
+    t.regex(setting.help, /^[A-Z].*\.$/, name)
+    t.false('default' in setting && 'optional' in setting, name)
+  }
+})
+
+test('the process with an unknown ROLE → exit code 78 and the four roles', async (t) => {
+  const { code, stderr } = await runMain([], { ROLE: 'cashier' })
+  t.is(code, 78)
+  t.regex(stderr, /ROLE is cashier, and must be one of auth, products, orders, notifications/)
+})
+
+test('the process with nothing set → exit code 78 and every missing setting', async (t) => {
+  const { code, stderr } = await runMain([], { ROLE: 'auth' })
+  t.is(code, 78)
+  for (const name of [
+    'DATABASE_URL',
+    'NATS_BROKER_URL',
+    'PUBLIC_URL',
+    'ASSERTION_KEY',
+    'JWT_KEYS',
+    'CODE_PEPPER',
+    'REFRESH_KEY',
+  ])
+    t.regex(stderr, new RegExp(`${name} is missing`))
+})
+
+test('main.ts with an unknown command → exit code 78 and what there is', async (t) => {
+  const { code, stderr } = await runMain(['migrat'], {})
+  t.is(code, 78)
+  t.regex(stderr, /migrat is unknown; say migrate/)
+})
