@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, fchownSync, mkdirSync, openSync, readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
@@ -80,6 +80,8 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     mkdirSync(dirname(log), { recursive: true })
     const from = sizeOf(log)
     const out = openSync(log, 'a', 0o600)
+    // A program may open its output again by name, as /dev/stdout.
+    if (options.user) fchownSync(out, options.user.uid, options.user.gid)
     // Detached: a Ctrl-C in the terminal reaches only the parent, which then stops its children in order.
     const started = spawn(command, args, {
       cwd: options.cwd,

@@ -1,4 +1,5 @@
 import { Agent, type IncomingHttpHeaders, request } from 'node:http'
+import { request as requestByTls } from 'node:https'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface Call {
@@ -22,11 +23,12 @@ const agent = new Agent({ keepAlive: true })
 /** One HTTP request; the path goes out as it is written, dots, double slashes and all. Any status is an answer. */
 export const call = (base: string, method: string, path: string, { token, body, headers }: Call = {}) =>
   new Promise<Answer>((resolve, reject) => {
-    const { hostname, port } = new URL(base)
+    const { protocol, hostname, port } = new URL(base)
+    const isTls = protocol === 'https:'
     const isJson = body !== undefined && typeof body !== 'string' && !(body instanceof Uint8Array)
     const bytes = body === undefined ? undefined : isJson ? JSON.stringify(body) : (body as string | Uint8Array)
-    const outgoing = request({
-      agent,
+    const outgoing = (isTls ? requestByTls : request)({
+      ...(isTls ? {} : { agent }),
       hostname,
       port,
       method,
