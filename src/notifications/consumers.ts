@@ -1,0 +1,142 @@
+import { randomUUID } from 'node:crypto'
+import { Counter } from 'prom-client'
+import { events, type Payload, type Subject } from '../events.ts'
+import { type Message, Permanent } from '../platform/bus.ts'
+import { type Db, outOfReach } from '../platform/db.ts'
+import type { Logger } from '../platform/log.ts'
+import { registry } from '../platform/metrics.ts'
+import { type Draft, drafts, openComposer } from './compose.ts'
+import { openGate } from './gate.ts'
+import { type Mail, type Mailer, ServerFault } from './mailer.ts'
+import { claimMail, markMailSent, type Recipient, releaseMail, rememberRecipient, type Stage } from './store.ts'
+
+interface Deps {
+  db: Db
+  mailer: Mailer
+  publicUrl: string
+  from: string
+  stopping: AbortSignal
+  log: Logger
+}
+
+const mails = new Counter({
+  name: 'mails_total',
+  help: 'Mails by kind and result: sent, repeated (had been sent), held (mail server down), deferred, refused',
+  labelNames: ['kind', 'result'],
+  registers: [registry],
+})
+
+/** Events that tell who a user is. */
+const stageOf: { [S in Subject]?: Stage } = {
+  'msg.user.registered': 'registered',
+  'msg.user.verified': 'verified',
+  'msg.user.changed': 'changed',
+}
+
+/** Milliseconds between signs of life while a mail waits; the bus delivers again after 30 s without one. */
+const beat = 10_000
+/** Tries after which a mail is thought to be at fault itself, if the server took others meanwhile. */
+const enough = 5
+
+/**
+ * Handles one event: keeps what it tells of a user, and sends its mail at most once an acknowledged try. While the mail
+ * server or the database is down the message is held, however long; its own faults are thrown.
+ */
+export async function openHandler({ db, mailer, publicUrl, from, stopping, log }: Deps) {
+  const compose = await openComposer({ publicUrl, from })
+  const probe = () => db.run({ name: 'probe', text: 'select 1' }, [])
+  const database = openGate('database', { probe, stopping, log })
+
+  /** Does work that the database must answer; waits where it is out of reach. */
+  async function stored<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      await database.pass()
+      try {
+        const result = await work()
+        database.works()
+        return result
+      } catch (error) {
+        if (!outOfReach(error)) throw error
+        database.shut(error)
+      }
+    }
+  }
+
+  async function send(draft: Draft, message: Message) {
+    const { kind, userId } = draft
+    const owner = randomUUID()
+    let mail: Mail | undefined
+    const acceptedBefore = mailer.accepted()
+    for (let faults = 0; ; ) {
+      await mailer.gate.pass()
+      const claim = await stored(() => claimMail(db, message.id, kind, owner, userId))
+      if (claim.sent) return 'repeated'
+      if (!claim.claimed) throw new Error('another delivery of this message is being sent')
+      try {
+        mail ??= compose(
+          {
+            ...draft,
+            name: draft.name ?? nameFor(draft, claim.name),
+            locale: draft.locale ?? claim.locale ?? undefined,
+          },
+          message.id,
+        )
+      } catch (error) {
+        throw new Permanent(`the mail cannot be written: ${(error as Error).message}`)
+      }
+      try {
+        await mailer.send(mail)
+      } catch (error) {
+        if (error instanceof ServerFault && (++faults < enough || mailer.accepted() === acceptedBefore)) {
+          mails.inc({ kind, result: 'held' })
+          continue
+        }
+        await releaseMail(db, message.id, owner).catch(() => undefined)
+        throw error
+      }
+      // The server has it: only this mark keeps a later delivery of the message from becoming a second mail.
+      await stored(() => markMailSent(db, message.id))
+      return 'sent'
+    }
+  }
+
+  return async (message: Message) => {
+    if (!Object.hasOwn(events, message.subject)) {
+      log.debug({ subject: message.subject }, 'no mail for this event')
+      return
+    }
+    const subject = message.subject as Subject
+    const payload = parsePayload(subject, message.data)
+    const beats = setInterval(() => message.working(), beat)
+    try {
+      const stage = stageOf[subject]
+      if (stage) await stored(() => rememberRecipient(db, stage, payload as Recipient))
+      const draft = (drafts[subject] as ((payload: unknown) => Draft) | null)?.(payload)
+      if (!draft) return
+      try {
+        const result = await send(draft, message)
+        mails.inc({ kind: draft.kind, result })
+        log.info(
+          { messageId: message.id, kind: draft.kind, userId: draft.userId, delivery: message.delivery },
+          `mail ${result}`,
+        )
+      } catch (error) {
+        mails.inc({ kind: draft.kind, result: error instanceof Permanent ? 'refused' : 'deferred' })
+        throw error
+      }
+    } finally {
+      clearInterval(beats)
+    }
+  }
+}
+
+/** The name of an order's owner is known from earlier events; a mail that leaves the name out does so for a reason. */
+const nameFor = (draft: Draft, known: string | null) => (draft.template === 'order' ? (known ?? undefined) : undefined)
+
+/** Parses at the door. The reason names fields and rules, never values: it ends in the dead letters, which people read. */
+function parsePayload<S extends Subject>(subject: S, data: unknown): Payload<S> {
+  const result = events[subject].safeParse(data)
+  if (result.success) return result.data as Payload<S>
+  const faults = result.error.issues.map((issue) => `${issue.path.join('.') || 'payload'}: ${issue.message}`)
+  throw new Permanent(`not a payload of ${subject}: ${faults.join('; ')}`.slice(0, 300))
+}

@@ -1,0 +1,61 @@
+import { consume, openBus } from '../platform/bus.ts'
+import { config } from '../platform/config.ts'
+import { openDb } from '../platform/db.ts'
+import { announceReady, type Checks } from '../platform/health.ts'
+import { openHttp } from '../platform/http.ts'
+import { measurePool, openMetrics } from '../platform/metrics.ts'
+import type { Process } from '../platform/process.ts'
+import { openHandler } from './consumers.ts'
+import { openMailer } from './mailer.ts'
+import { routes } from './routes.ts'
+import { startSchedules } from './schedules.ts'
+
+export async function start({ env, log, stack, stopping }: Process) {
+  const c = config('notifications', env)
+  const db = stack.use(
+    openDb({
+      role: 'notifications',
+      url: c.DATABASE_URL,
+      ca: c.DATABASE_CA,
+      pool: c.DATABASE_POOL,
+      lanes: 4,
+      connectTimeout: c.CONN_TIMEOUT,
+      log,
+    }),
+  )
+  const bus = stack.use(
+    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'notifications', connectTimeout: c.CONN_TIMEOUT, log }),
+  )
+  const mailer = stack.use(
+    openMailer({
+      url: c.SMTP_URL,
+      ca: c.SMTP_CA,
+      from: c.MAIL_FROM,
+      hostname: new URL(c.PUBLIC_URL).hostname,
+      connectTimeout: c.CONN_TIMEOUT,
+      stopping,
+      log,
+    }),
+  )
+  const handle = await openHandler({ db, mailer, publicUrl: c.PUBLIC_URL, from: c.MAIL_FROM, stopping, log })
+  stack.use(consume(bus, 'mailer', { concurrency: 128, handle, log }))
+  stack.use(startSchedules({ db, stopping, log }))
+
+  measurePool(db)
+  stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
+  const checks: Checks = {
+    database: { check: () => db.check(), required: true },
+    bus: { check: () => bus.check(), required: true },
+  }
+  stack.use(
+    await openHttp({
+      host: c.LISTEN_HOST,
+      port: c.LISTEN_PORT,
+      log,
+      routes: routes({}),
+      checks,
+      assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
+    }),
+  )
+  await announceReady(checks, log, stopping)
+}

@@ -1,0 +1,118 @@
+import nodemailer from 'nodemailer'
+import { Permanent } from '../platform/bus.ts'
+import type { Logger } from '../platform/log.ts'
+import { type Gate, openGate } from './gate.ts'
+
+export interface Mail {
+  to: { name: string; address: string }
+  subject: string
+  html: string
+  text: string
+  /** `<…@…>`, the same for every try of the same mail. */
+  messageId: string
+}
+
+/** The mail server, and not this mail, is at fault: out of reach, closing, full, or refusing us. */
+export class ServerFault extends Error {
+  override name = 'ServerFault'
+}
+
+export interface Mailer extends AsyncDisposable {
+  /** Shut while the mail server is down. */
+  gate: Gate
+  /** How many mails the server has taken since the start. */
+  accepted(): number
+  /**
+   * Sends one mail, and returns once the server has taken it. Throws ServerFault, which also shuts the gate; Permanent
+   * where the server refuses this mail for good; any other error where it may take it later.
+   */
+  send(mail: Mail): Promise<void>
+}
+
+interface MailerOptions {
+  url: string
+  ca?: string
+  from: string
+  /** How we greet the server. */
+  hostname: string
+  /** Milliseconds to connect and be greeted. */
+  connectTimeout: number
+  stopping: AbortSignal
+  log: Logger
+}
+
+/** Milliseconds without a word of the server after which a mail is given up: content filters take some seconds. */
+const silence = 20_000
+/** Connections at most, and so mails at once: more gain nothing (measured), and public servers allow 10 to 20 a client. */
+const connections = 10
+
+/** Opens nothing yet: up to 10 connections are made when first used, and kept. */
+export function openMailer({ url, ca, from, hostname, connectTimeout, stopping, log }: MailerOptions): Mailer {
+  const transport = nodemailer.createTransport(
+    {
+      url,
+      pool: true,
+      name: hostname,
+      maxConnections: connections,
+      // A server that limits the mails of one connection says so itself, with a 421.
+      maxMessages: Number.POSITIVE_INFINITY,
+      connectionTimeout: connectTimeout,
+      greetingTimeout: connectTimeout,
+      dnsTimeout: connectTimeout,
+      socketTimeout: silence,
+      // Encrypted wherever the server offers it, and always where its authority is given.
+      requireTLS: ca !== undefined && url.startsWith('smtp:'),
+      tls: ca ? { ca } : undefined,
+      disableFileAccess: true,
+      disableUrlAccess: true,
+    },
+    { from, headers: { 'Auto-Submitted': 'auto-generated' } },
+  )
+  // Each fault reaches the mail that met it; without a listener the event would end the process.
+  transport.on('error', (err) => log.debug({ err }, 'mail connection fault'))
+  const gate = openGate('mail server', { probe: () => transport.verify(), stopping, log })
+  let accepted = 0
+
+  return {
+    gate,
+    accepted: () => accepted,
+    async send(mail) {
+      try {
+        await transport.sendMail(mail)
+      } catch (error) {
+        const fault = judge(error as SmtpError)
+        if (fault instanceof ServerFault) gate.shut(error)
+        throw fault
+      }
+      accepted++
+      gate.works()
+    },
+    async [Symbol.asyncDispose]() {
+      transport.close()
+    },
+  }
+}
+
+interface SmtpError extends Error {
+  code?: string
+  command?: string
+  response?: string
+  responseCode?: number
+}
+
+/**
+ * Whose fault an error of SMTP is: the server's (or its operator's), this mail's for good, or this mail's for now.
+ * 421 closes the connection, 4.3.z (RFC 3463) speaks of the mail system, and 530 535 538 of our credentials.
+ */
+function judge(error: SmtpError): Error {
+  const { code = '', command, responseCode = 0, response = '' } = error
+  const aboutMail = code === 'EENVELOPE' || code === 'EMESSAGE'
+  const reason = `the mail server said: ${response || error.message}`.replace(/\s+/g, ' ').slice(0, 300)
+  // A reply to MAIL FROM judges the sender, the same for every mail; only 552 there means the size of this one.
+  const aboutSender = command === 'MAIL FROM' && responseCode !== 552
+  const aboutServer = [421, 530, 535, 538].includes(responseCode) || /^4\d\d[ -]4\.3\./.test(response)
+  if (aboutMail && responseCode === 0) return new Permanent(error.message)
+  if (!aboutMail || aboutSender || aboutServer) return new ServerFault(reason, { cause: error })
+  if (responseCode >= 500 && responseCode !== 503) return new Permanent(reason)
+  return new Error(reason, { cause: error })
+}

@@ -1,0 +1,153 @@
+import type { Db, Statement } from '../platform/db.ts'
+
+export interface Recipient {
+  userId: string
+  email: string
+  name: string
+  locale: string
+  timeZone?: string
+}
+/** How late in a user's life the telling event happens; what an earlier stage says never replaces a later one's. */
+export const stages = { registered: 1, verified: 2, changed: 3 } as const
+export type Stage = keyof typeof stages
+
+const remember: Statement = {
+  name: 'remember_recipient',
+  text: `
+    insert into notifications.recipient as known (user_id, email, name, locale, time_zone, stage)
+    values ($1, $2, $3, $4, $5, $6)
+    on conflict on constraint recipient_pkey do update set
+      email = case when excluded.stage >= known.stage then excluded.email else known.email end,
+      name = case when excluded.stage >= known.stage then excluded.name else known.name end,
+      locale = case when excluded.stage >= known.stage then excluded.locale else known.locale end,
+      time_zone = case when excluded.stage >= known.stage then coalesce(excluded.time_zone, known.time_zone)
+                       else coalesce(known.time_zone, excluded.time_zone) end,
+      stage = greatest(excluded.stage, known.stage)`,
+}
+
+/** Keeps what an event tells of a user, whatever order the events come in. */
+export const rememberRecipient = (db: Db, stage: Stage, { userId, email, name, locale, timeZone }: Recipient) =>
+  db.run(remember, [userId, email, name, locale, timeZone ?? null, stages[stage]])
+
+/** Seconds that a claim holds; shorter than the bus waits before it delivers again (30 s), so that a dead claim never stands in the way. */
+const lease = 25
+
+// A lost claim costs nothing (the message comes again), so its commit does not wait for the disk.
+const claim: Statement = {
+  name: 'claim_mail',
+  text: `
+    with claimed as (
+      insert into notifications.mail_delivery as known (event_id, kind, claimed_by, claimed_until)
+      select $1, $2, $3, now() + interval '${lease} seconds' from set_config('synchronous_commit', 'off', true)
+      on conflict on constraint mail_delivery_pkey do update set
+        claimed_by = excluded.claimed_by, claimed_until = excluded.claimed_until, claims = known.claims + 1
+      where known.sent_at is null and (known.claimed_until < now() or known.claimed_by = excluded.claimed_by)
+      returning true
+    )
+    select
+      exists (select from claimed) as claimed,
+      exists (select from notifications.mail_delivery where event_id = $1 and sent_at is not null) as sent,
+      recipient.name, recipient.locale
+    from (values (true)) as one
+    left join notifications.recipient on recipient.user_id = $4`,
+}
+
+export interface Claim {
+  claimed: boolean
+  /** The mail has been accepted before; there is nothing left to do. */
+  sent: boolean
+  /** What is known of the user, where anything is. */
+  name: string | null
+  locale: string | null
+}
+
+/**
+ * Claims the mail of an event for `owner` for 25 s: unless it is sent, or another holds it. Claiming again prolongs.
+ * Answers with what is known of the user, so that it costs no round trip of its own.
+ */
+export async function claimMail(db: Db, eventId: string, kind: string, owner: string, userId: string) {
+  const [row] = await db.run<Claim>(claim, [eventId, kind, owner, userId])
+  return row as Claim
+}
+
+const sent: Statement = {
+  name: 'mark_mail_sent',
+  text: 'update notifications.mail_delivery set sent_at = now() where event_id = $1 and sent_at is null',
+}
+/** The mail server has taken the mail: from here on the event never becomes a mail again. */
+export const markMailSent = (db: Db, eventId: string) => db.run(sent, [eventId])
+
+const release: Statement = {
+  name: 'release_mail',
+  text: `
+    update notifications.mail_delivery set claimed_until = now()
+    where event_id = $1 and claimed_by = $2 and sent_at is null`,
+}
+/** Gives a claim back, so that the next delivery of the message need not wait for its end. */
+export const releaseMail = (db: Db, eventId: string, owner: string) => db.run(release, [eventId, owner])
+
+/**
+ * Claims a run of `job` at `slot` for `leaseMs`; false where another has it or had it. A claim whose lease is over
+ * without a finish belongs to a replica that died, and is taken over.
+ */
+export async function claimRun(db: Db, job: string, slot: Date, owner: string, leaseMs: number) {
+  const { rowCount } = await db.knex.raw(
+    `insert into notifications.cron_run as known (job, slot, owner, lease_until)
+     values (:job, :slot, :owner, now() + :lease * interval '1 millisecond')
+     on conflict on constraint cron_run_pkey do update set
+       owner = excluded.owner, claimed_at = now(), lease_until = excluded.lease_until
+     where known.finished_at is null and known.lease_until < now()`,
+    { job, slot, owner, lease: leaseMs },
+  )
+  return rowCount === 1
+}
+
+export const prolongRun = (db: Db, job: string, slot: Date, owner: string, leaseMs: number) =>
+  db.knex.raw(
+    `update notifications.cron_run set lease_until = now() + :lease * interval '1 millisecond'
+     where job = :job and slot = :slot and owner = :owner and finished_at is null`,
+    { job, slot, owner, lease: leaseMs },
+  )
+
+/** Ends a run with its result or its error, exactly one of which is given. */
+export const finishRun = (
+  db: Db,
+  job: string,
+  slot: Date,
+  owner: string,
+  { result = null, error = null }: { result?: unknown; error?: string | null },
+) =>
+  db.knex.raw(
+    `update notifications.cron_run set finished_at = now(), result = :result, error = :error
+     where job = :job and slot = :slot and owner = :owner and finished_at is null`,
+    { job, slot, owner, result: result === null ? null : JSON.stringify(result), error },
+  )
+
+/** Slots of `job` since `from` that were begun and never finished, their lease over. */
+export async function abandonedSlots(db: Db, job: string, from: Date): Promise<Date[]> {
+  const { rows } = await db.knex.raw(
+    `select slot from notifications.cron_run
+     where job = ? and slot >= ? and finished_at is null and lease_until < now() order by slot`,
+    [job, from],
+  )
+  return rows.map((row: { slot: Date }) => row.slot)
+}
+
+/** Forgets finished runs older than `before`. */
+export const purgeRuns = (db: Db, job: string, before: Date) =>
+  db.knex.raw('delete from notifications.cron_run where job = ? and slot < ? and finished_at is not null', [
+    job,
+    before,
+  ])
+
+/** Expires up to `batch` unpaid orders, and says how many. */
+export async function expireOrders(db: Db, batch: number): Promise<number> {
+  const { rows } = await db.knex.raw('select orders.expire_due(batch => ?) as done', [batch])
+  return rows[0].done
+}
+
+/** Has up to `batch` owners of unpaid orders reminded, and says how many. */
+export async function remindUnpaid(db: Db, batch: number): Promise<number> {
+  const { rows } = await db.knex.raw('select orders.remind_unpaid(batch => ?) as done', [batch])
+  return rows[0].done
+}
