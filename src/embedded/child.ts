@@ -159,7 +159,8 @@ const how = (child: ChildProcess) => child.signalCode ?? `exit code ${child.exit
 
 const hasSetpriv = process.platform === 'linux' && spawnSync('setpriv', ['--version']).status === 0
 // A stranger's uid cannot walk through root's private directories, where a checkout or a data directory may be.
-const walkCap = ['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
+// Without no_setuid_fixup, access(2) would not count the capability, and initdb asks access(2).
+const walkCap = ['--securebits=+no_setuid_fixup', '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
 const mayWalk = hasSetpriv && process.getuid?.() === 0 && spawnSync('setpriv', [...walkCap, 'true']).status === 0
 
 /** On Linux the child gets its stop signal when its parent dies, however that happens. */

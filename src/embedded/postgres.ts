@@ -133,11 +133,11 @@ async function makeCluster(initdb: string, dir: string, password: string, user?:
 
 /**
  * After a kill -9 the lock file stays, and its number may belong to another process by now; children of the killed
- * server may still hold its memory. Waits 10 s for a server on this very directory to leave, then takes the file away.
+ * server may still hold its memory. Waits 5 s for a server on this very directory to leave, then takes the file away.
  */
 async function leaveOver(data: string) {
   const file = join(data, 'postmaster.pid')
-  const deadline = Date.now() + 10_000
+  const deadline = Date.now() + 5_000
   while (existsSync(file)) {
     const pid = Number.parseInt(readFileSync(file, 'utf8'), 10)
     const [user] = commandOf(pid)?.includes('postgres') ? [pid] : processesIn(data)
