@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { TestFn } from 'ava'
 import { type Answer, type Call, call, codeIn, type MailMessage, mailsTo, mailTo } from '../../src/embedded/client.ts'
 import { type Shop, type ShopOptions, startShop } from '../../src/embedded/shop.ts'
 
@@ -32,35 +33,42 @@ export interface TestShop extends Shop {
   staff(): Promise<TestUser>
 }
 
-/** What this takes of AVA: the `test` function closes the shop after the file's tests, a test's `t` after that test. */
-type Owner =
-  | { after: { always(title: string, close: () => Promise<void>): void } }
-  | { teardown(close: () => Promise<void>): void }
+type Options = Partial<ShopOptions> & { ownPostgres?: boolean }
 
 /**
- * Starts a whole shop for a test file: `const shop = await openShop(test)` at its top, or `await openShop(t)` in a test.
- * Its database is its own, on the PostgreSQL that all files share, unless `ownPostgres`, which is durable as in production.
+ * A whole shop for a test file: `const shop = useShop(test)` at its top. It stands when the tests begin, and stops after
+ * them. Its database is its own, on the PostgreSQL that all files share, unless `ownPostgres`, which is durable as in
+ * production.
  */
-export async function openShop(
-  owner: Owner,
-  { ownPostgres = false, env, ...options }: Partial<ShopOptions> & { ownPostgres?: boolean } = {},
-): Promise<TestShop> {
+export function useShop(test: TestFn, options?: Options): TestShop {
+  const shop = {} as TestShop
+  let close = async () => {}
+  test.serial.before('the shop starts', async (t) => {
+    t.timeout(120_000)
+    const opened = await openShop(options)
+    close = opened.close
+    Object.setPrototypeOf(shop, opened.shop)
+  })
+  test.after.always('the shop stops', () => close())
+  return shop
+}
+
+/** A whole shop, for a test that wants one of its own; the caller closes it. */
+export async function openShop({ ownPostgres = false, env, ...options }: Options = {}) {
   const adminUrl = process.env.TEST_POSTGRES_URL
   if (!adminUrl && !ownPostgres) throw new Error('there is no PostgreSQL for tests: run them with npm test')
   const dir = mkdtempSync(join(tmpdir(), 'shop-'))
-  const shop = await startShop({
+  const started = await startShop({
     dir,
     env: { ...noLimits, ...env },
     ...(adminUrl && !ownPostgres ? { postgres: { adminUrl, name: `shop_${randomBytes(6).toString('hex')}` } } : {}),
     ...options,
   })
   const close = async () => {
-    await shop.close()
+    await started.close()
     if (!process.env.KEEP) rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
   }
-  if ('teardown' in owner) owner.teardown(close)
-  else owner.after.always('the shop stops', close)
-  return withUsers(shop)
+  return { shop: withUsers(started), close }
 }
 
 /** All tests come from one address, which the edge would otherwise slow down. */

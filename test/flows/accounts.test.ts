@@ -1,0 +1,345 @@
+import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'ava'
+import jwt from 'jsonwebtoken'
+import pg from 'pg'
+import { codeIn } from '../../src/embedded/client.ts'
+import { eventually, useShop } from '../support/shop.ts'
+
+const shop = useShop(test)
+let database: pg.Client
+test.serial.before(async () => {
+  database = new pg.Client({ connectionString: shop.databaseUrl })
+  await database.connect()
+})
+test.after.always('the connection closes', () => database.end())
+
+const newAddress = () => `user-${randomBytes(6).toString('hex')}@example.org`
+const password = 'a long enough password'
+const register = (email: string, more = {}) =>
+  shop.call('POST', '/auth/register', { body: { email, password, ...more } })
+const linkIn = (text: string) => /token=([\w-]{43})/.exec(text)?.[1] as string
+/** Lets the cool-down of a purpose be over, as 60 s would. */
+const coolDown = (email: string) =>
+  database.query(
+    `update auth.verification set sent_at = now() - interval '61 seconds' where user_id = (select id from auth.user where email = $1)`,
+    [email],
+  )
+const unverified = async () => {
+  const email = newAddress()
+  await register(email)
+  return { email, mail: await shop.mailTo(email) }
+}
+
+test('register, type the code → verified once, and login works only from then on', async (t) => {
+  const { email, mail } = await unverified()
+  const before = await shop.call('POST', '/auth/login', { body: { email, password } })
+  t.is(before.status, 403)
+  t.is(before.body.code, 'email_unverified')
+  const code = codeIn(mail)
+  t.is((await shop.call('POST', '/auth/verify', { body: { email, code } })).status, 200)
+  const again = await shop.call('POST', '/auth/verify', { body: { email, code } })
+  t.is(again.status, 400)
+  t.is(again.body.code, 'bad_code')
+  t.is((await shop.call('POST', '/auth/login', { body: { email, password } })).status, 200)
+})
+
+test('open the link → nothing is used up; its button posts → verified once', async (t) => {
+  const { email, mail } = await unverified()
+  const token = linkIn(mail.text)
+  const page = await shop.call('GET', `/auth/verify?token=${token}`)
+  t.is(page.status, 200)
+  t.regex(page.headers['content-type'] ?? '', /^text\/html/)
+  t.regex(String(page.headers['content-security-policy']), /default-src 'none'/)
+  t.is((await shop.call('POST', '/auth/verify', { body: { token } })).status, 200)
+  t.is((await shop.call('POST', '/auth/verify', { body: { token } })).body.code, 'bad_token')
+  t.is((await shop.call('POST', '/auth/login', { body: { email, password } })).status, 200)
+})
+
+test('five wrong codes → the right one is dead, the link still works', async (t) => {
+  const { email, mail } = await unverified()
+  const code = codeIn(mail)
+  const wrong = code === '000000' ? '000001' : '000000'
+  for (let i = 0; i < 5; i++)
+    t.is((await shop.call('POST', '/auth/verify', { body: { email, code: wrong } })).status, 400)
+  t.is((await shop.call('POST', '/auth/verify', { body: { email, code } })).status, 400)
+  t.is((await shop.call('POST', '/auth/verify', { body: { token: linkIn(mail.text) } })).status, 200)
+})
+
+test('resend within 60 s → no mail; after it → a new mail, and the older one is worth nothing', async (t) => {
+  const { email, mail } = await unverified()
+  t.is((await shop.call('POST', '/auth/verify/resend', { body: { email } })).status, 202)
+  await coolDown(email)
+  t.is((await shop.call('POST', '/auth/verify/resend', { body: { email } })).status, 202)
+  const newer = await shop.mailTo(email, { fits: (m) => m.id !== mail.id })
+  t.is((await shop.mailsTo(email)).length, 2)
+  t.is((await shop.call('POST', '/auth/verify', { body: { token: linkIn(mail.text) } })).status, 400)
+  t.is((await shop.call('POST', '/auth/verify', { body: { token: linkIn(newer.text) } })).status, 200)
+})
+
+test('the sixth mail of a day → not sent', async (t) => {
+  const { email } = await unverified()
+  for (let i = 0; i < 6; i++) {
+    await coolDown(email)
+    await shop.call('POST', '/auth/verify/resend', { body: { email } })
+  }
+  const { rows } = await database.query(
+    'select sent_count from auth.verification v join auth.user u on u.id = v.user_id where email = $1',
+    [email],
+  )
+  t.is(rows[0].sent_count, 5)
+})
+
+test('register a taken address → the same answer, and a mail that says so to its owner', async (t) => {
+  const user = await shop.user()
+  const fresh = await register(newAddress())
+  const taken = await register(user.email.toUpperCase())
+  t.deepEqual([taken.status, taken.text], [fresh.status, fresh.text])
+  await shop.mailTo(user.email, { subject: /already/i })
+  t.is(
+    (await shop.call('POST', '/auth/login', { body: { email: user.email, password } })).status,
+    401,
+    'the old password stays',
+  )
+})
+
+test('unknown address and wrong password → the same 401', async (t) => {
+  const user = await shop.user()
+  const wrong = await shop.call('POST', '/auth/login', { body: { email: user.email, password: 'not the password' } })
+  const unknown = await shop.call('POST', '/auth/login', {
+    body: { email: newAddress(), password: 'not the password' },
+  })
+  t.is(wrong.status, 401)
+  t.deepEqual(wrong.body, unknown.body)
+})
+
+test('login by mailed code → tokens, and the address is verified', async (t) => {
+  const { email } = await unverified()
+  t.is((await shop.call('POST', '/auth/login', { body: { email } })).status, 202)
+  const code = codeIn(await shop.mailTo(email, { subject: /code/i, fits: (m) => !m.text.includes('token=') }))
+  t.is(
+    (await shop.call('POST', '/auth/login', { body: { email, code: code === '111111' ? '222222' : '111111' } })).status,
+    401,
+  )
+  const answer = await shop.call('POST', '/auth/login', { body: { email, code } })
+  t.is(answer.status, 200)
+  t.true((await shop.call('GET', '/profile', { token: answer.body.accessToken })).body.verified)
+  t.is((await shop.call('POST', '/auth/login', { body: { email, code } })).status, 401, 'a code is good for once')
+})
+
+test('failures of one account from one address → slowed down, never locked out', async (t) => {
+  const user = await shop.user()
+  for (let i = 0; i < 5; i++)
+    t.is((await shop.call('POST', '/auth/login', { body: { email: user.email, password: 'no no no no' } })).status, 401)
+  const slowed = await shop.call('POST', '/auth/login', {
+    body: user.email && { email: user.email, password: user.password },
+  })
+  t.is(slowed.status, 429)
+  t.is(slowed.body.code, 'slow_down')
+  t.is(slowed.headers['retry-after'], String(slowed.body.retryAfter))
+  await eventually(
+    'the right password works again',
+    async () =>
+      (await shop.call('POST', '/auth/login', { body: { email: user.email, password: user.password } })).status === 200,
+  )
+})
+
+test('the access token → claims, type and key as promised, its key in the JWKS', async (t) => {
+  const user = await shop.user()
+  const { header, payload } = jwt.decode(user.token, { complete: true }) as jwt.Jwt
+  const claims = payload as jwt.JwtPayload
+  t.is(header.typ, 'at+jwt')
+  t.is(header.alg, 'RS256')
+  t.is(claims.sub, user.id)
+  t.is(claims.iss, shop.url)
+  t.is((claims.exp as number) - (claims.iat as number), 600)
+  t.deepEqual(claims.roles, ['customer'])
+  t.truthy(claims.sid && claims.jti && claims.aud)
+  const jwks = await shop.call('GET', '/.well-known/jwks.json')
+  t.true(jwks.body.keys.some((k: { kid: string; d?: string }) => k.kid === header.kid && k.d === undefined))
+  t.regex(String(jwks.headers['cache-control']), /max-age=300/)
+})
+
+test('refresh → the old token once more within 10 s gets the same answer; later it ends the session and mails the owner', async (t) => {
+  const user = await shop.user()
+  const exchange = (refreshToken: string) => shop.call('POST', '/auth/refresh', { body: { refreshToken } })
+  const [first, retry] = await Promise.all([exchange(user.refreshToken), exchange(user.refreshToken)])
+  t.is(first.status, 200)
+  t.is(retry.body.refreshToken, first.body.refreshToken)
+  const second = await exchange(first.body.refreshToken)
+  t.is(second.status, 200)
+  await database.query(
+    `update auth.refresh_token set used_at = used_at - interval '11 seconds'
+     where used_at is not null and session_id in (select id from auth.session where user_id = $1)`,
+    [user.id],
+  )
+  const stolen = await exchange(user.refreshToken)
+  t.is(stolen.status, 401)
+  t.is(stolen.body.code, 'bad_refresh_token')
+  t.is((await exchange(second.body.refreshToken)).status, 401, 'the whole family is over')
+  await eventually(
+    '401',
+    async () => (await shop.call('GET', '/profile', { token: second.body.accessToken })).status === 401,
+    5000,
+  )
+  await shop.mailTo(user.email, { fits: (m) => !/verif|code/i.test(m.subject) })
+})
+
+test('a refresh token of nobody, or none → 401', async (t) => {
+  t.is(
+    (await shop.call('POST', '/auth/refresh', { body: { refreshToken: randomBytes(32).toString('base64url') } }))
+      .status,
+    401,
+  )
+  t.is((await shop.call('POST', '/auth/refresh')).status, 401)
+  t.is((await shop.call('POST', '/auth/refresh', { body: { refreshToken: 'x' } })).status, 400)
+})
+
+test('login with {cookie: true} → the refresh token only in a strict cookie, exchanged only from the shop itself', async (t) => {
+  const user = await shop.user()
+  const login = await shop.call('POST', '/auth/login', {
+    body: { email: user.email, password: user.password, cookie: true },
+  })
+  t.is(login.body.refreshToken, undefined)
+  const [cookie] = login.headers['set-cookie'] as string[]
+  t.regex(
+    cookie as string,
+    /^__Secure-refresh=[\w-]{43}; Max-Age=604800; Path=\/auth; HttpOnly; Secure; SameSite=Strict$/,
+  )
+  const headers = { Cookie: (cookie as string).split(';')[0] as string }
+  t.is((await shop.call('POST', '/auth/refresh', { headers })).body.code, 'wrong_origin')
+  t.is(
+    (await shop.call('POST', '/auth/refresh', { headers: { ...headers, Origin: 'https://evil.example' } })).status,
+    403,
+  )
+  const exchanged = await shop.call('POST', '/auth/refresh', { headers: { ...headers, Origin: shop.url } })
+  t.is(exchanged.status, 200)
+  t.is(exchanged.body.refreshToken, undefined)
+  t.truthy(exchanged.headers['set-cookie'])
+})
+
+test('sessions → listed with the current one; deleting another user’s is a 404; deleting one ends it', async (t) => {
+  const user = await shop.user()
+  const other = await shop.login(user)
+  const stranger = await shop.user()
+  const list = await shop.call('GET', '/auth/sessions', { token: user.token })
+  t.is(list.body.items.length, 2)
+  t.is(list.body.items.filter((s: { current: boolean }) => s.current).length, 1)
+  const target = list.body.items.find((s: { current: boolean }) => !s.current).id
+  t.is((await shop.call('DELETE', `/auth/sessions/${target}`, { token: stranger.token })).status, 404)
+  t.is((await shop.call('DELETE', `/auth/sessions/${target}`, { token: user.token })).status, 204)
+  t.is((await shop.call('POST', '/auth/refresh', { body: { refreshToken: other.refreshToken } })).status, 401)
+  await eventually('401', async () => (await shop.call('GET', '/profile', { token: other.token })).status === 401, 5000)
+})
+
+test('log out everywhere → every session ends', async (t) => {
+  const user = await shop.user()
+  const other = await shop.login(user)
+  t.is((await shop.call('POST', '/auth/logout', { token: user.token, body: { everywhere: true } })).status, 204)
+  for (const refreshToken of [user.refreshToken, other.refreshToken])
+    t.is((await shop.call('POST', '/auth/refresh', { body: { refreshToken } })).status, 401)
+})
+
+test('forgot, reset → the new password works, the old one and every session do not, the link is good for once', async (t) => {
+  const user = await shop.user()
+  const unknown = await shop.call('POST', '/auth/password/forgot', { body: { email: newAddress() } })
+  const known = await shop.call('POST', '/auth/password/forgot', { body: { email: user.email } })
+  t.deepEqual([known.status, known.text], [unknown.status, unknown.text])
+  const token = linkIn((await shop.mailTo(user.email, { subject: /password/i })).text)
+  t.is((await shop.call('GET', `/auth/password/reset?token=${token}`)).status, 200)
+  const fresh = 'another long password'
+  t.is((await shop.call('POST', '/auth/password/reset', { body: { token, password: 'short' } })).status, 400)
+  t.is((await shop.call('POST', '/auth/password/reset', { body: { token, password: fresh } })).status, 204)
+  t.is((await shop.call('POST', '/auth/password/reset', { body: { token, password: fresh } })).body.code, 'bad_token')
+  t.is((await shop.call('POST', '/auth/login', { body: { email: user.email, password: fresh } })).status, 200)
+  t.is((await shop.call('POST', '/auth/login', { body: { email: user.email, password: user.password } })).status, 401)
+  t.is((await shop.call('POST', '/auth/refresh', { body: { refreshToken: user.refreshToken } })).status, 401)
+})
+
+test('profile → read and changed; what is not a name, language or time zone is refused', async (t) => {
+  const user = await shop.user()
+  const changed = await shop.call('PATCH', '/profile', {
+    token: user.token,
+    body: { name: 'Ada', locale: 'de', timeZone: 'Europe/Berlin' },
+  })
+  t.is(changed.status, 200)
+  t.like((await shop.call('GET', '/profile', { token: user.token })).body, {
+    name: 'Ada',
+    locale: 'de',
+    timeZone: 'Europe/Berlin',
+  })
+  for (const body of [
+    {},
+    { roles: ['admin'] },
+    { timeZone: 'Mars/Base' },
+    { name: 'a\nb' },
+    { name: 'x'.repeat(101) },
+    [],
+    null,
+  ])
+    t.is((await shop.call('PATCH', '/profile', { token: user.token, body })).status, 400, JSON.stringify(body))
+})
+
+test('bad input to register → a 400 that names each field and rule', async (t) => {
+  const answer = await register('no address', { password: 'short', nickname: 'x', timeZone: 'nowhere' })
+  t.is(answer.status, 400)
+  t.is(answer.body.code, 'invalid_input')
+  const fields = answer.body.errors.map((e: { field: string }) => e.field).sort()
+  t.deepEqual(fields, ['email', 'nickname', 'password', 'timeZone'])
+  t.is(
+    (await shop.call('POST', '/auth/register', { body: '{"email":', headers: { 'Content-Type': 'application/json' } }))
+      .body.code,
+    'bad_body',
+  )
+  t.is(
+    (
+      await shop.call('POST', '/auth/register', {
+        body: 'email=a',
+        headers: { 'Content-Type': 'application/x-www-form-urlencoded' },
+      })
+    ).status,
+    415,
+  )
+  t.is((await shop.call('POST', '/auth/register')).body.code, 'body_missing')
+})
+
+test('the last admin cannot stop being one; users are listed in pages', async (t) => {
+  const admin = await shop.admin()
+  const refused = await shop.call('PUT', `/user/${admin.id}/roles`, {
+    token: admin.token,
+    body: { roles: ['customer'] },
+  })
+  t.is(refused.status, 409)
+  t.is(refused.body.code, 'last_admin')
+  const seen: string[] = []
+  let cursor: string | null = null
+  do {
+    const page = await shop.call('GET', `/user?limit=5${cursor ? `&cursor=${cursor}` : ''}`, { token: admin.token })
+    t.is(page.status, 200)
+    seen.push(...page.body.items.map((u: { email: string }) => u.email))
+    cursor = page.body.next
+  } while (cursor)
+  t.true(seen.includes(admin.email))
+  t.deepEqual(seen, [...new Set(seen)].sort())
+})
+
+test('passwords, codes and tokens that were sent → in no log and no table as they were', async (t) => {
+  const canary = `canary ${randomBytes(12).toString('hex')}`
+  const user = await shop.user({ password: canary })
+  await shop.call('POST', '/auth/login', { body: { email: user.email, password: `${canary} wrong` } })
+  for (const role of ['auth', 'products', 'orders', 'notifications', 'nginx', 'edge'])
+    for (const word of [canary, user.token, user.refreshToken]) {
+      let log = ''
+      try {
+        log = readFileSync(join(shop.dir, 'log', `${role}.log`), 'utf8')
+      } catch {
+        // the edge's log has one of two names
+      }
+      t.false(log.includes(word), `${role}.log`)
+    }
+  for (const table of ['user', 'verification', 'session', 'refresh_token', 'login_failure', 'outbox']) {
+    const { rows } = await database.query(`select coalesce(string_agg(x::text, ' '), '') as all from auth.${table} x`)
+    for (const word of [canary, user.refreshToken]) t.false(rows[0].all.includes(word), table)
+  }
+})
