@@ -135,9 +135,9 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
   const databaseUrl = await createDatabase(adminUrl, database)
   if (options.postgres) opening.defer(() => dropDatabase(adminUrl, database).then(() => {}))
 
+  const login = (role: Role) => `${database}_${role}_a`
   const loginUrl = (role: Role) =>
-    Object.assign(new URL(databaseUrl), { username: `${database}_${role}_a`, password: passwords[`${role}_database`] })
-      .href
+    Object.assign(new URL(databaseUrl), { username: login(role), password: passwords[`${role}_database`] }).href
   const natsUrl = (user: Role | 'migrate') => `nats://${user}:${passwords[`${user}_nats`]}@127.0.0.1:${ports.nats}`
   const url = `http://${publicHost(host)}:${ports.edge}`
   const shared: Record<string, string> = {
@@ -146,7 +146,12 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
     LISTEN_HOST: '127.0.0.1',
     PUBLIC_URL: url,
     SMTP_URL: mail.smtpUrl,
-    ...Object.fromEntries(roleNames.map((role) => [`${role.toUpperCase()}_DATABASE_URL`, loginUrl(role)])),
+    ...Object.fromEntries(
+      roleNames.flatMap((role) => [
+        [`${role.toUpperCase()}_DATABASE_USER`, login(role)],
+        [`${role.toUpperCase()}_DATABASE_PASSWORD`, passwords[`${role}_database`] as string],
+      ]),
+    ),
     ...options.env,
   }
   const own = {

@@ -88,6 +88,26 @@ const dialects = ['nginx', 'forward', 'envoy'] as const
 const everyRole = roleNames
 const withMigrate = [...roleNames, 'migrate'] as const
 
+/** Credentials apart from their URL, where they come from elsewhere: they take the place of those in it. */
+const credential = <const R extends readonly Reader[]>(what: string, readers: R) =>
+  ({
+    type: text,
+    for: readers,
+    secret: true,
+    optional: true,
+    help: `${what}, in place of the one in the URL.`,
+  }) as const
+const login = (role: Role) =>
+  ({
+    type: text,
+    for: ['migrate'],
+    secret: true,
+    optional: true,
+    help: `Login to make for ${role}; none is made without it.`,
+  }) as const
+const loginPassword = (role: Role) =>
+  ({ type: text, for: ['migrate'], secret: true, optional: true, help: `Password of the login of ${role}.` }) as const
+
 /** The one table of settings: the reader below, the reference page and the comparison of the targets are made from it. */
 export const settings = {
   ROLE: { type: choice(...roleNames), for: everyRole, help: 'Which of the four roles this process is.' },
@@ -118,6 +138,8 @@ export const settings = {
     secret: true,
     help: 'PostgreSQL with the login of the role; for migrate, of a user that may create schemas and roles.',
   },
+  DATABASE_USER: credential('Login of the database', withMigrate),
+  DATABASE_PASSWORD: credential('Password of the database', withMigrate),
   DATABASE_CA: { type: pem, for: withMigrate, optional: true, help: 'Authority of the database; makes TLS required.' },
   DATABASE_POOL: {
     type: wholeNumber(2, 200, 'connections'),
@@ -126,6 +148,8 @@ export const settings = {
     help: 'Most connections for transactions; fast single statements use a few of their own.',
   },
   NATS_BROKER_URL: { type: nats, for: withMigrate, secret: true, help: 'NATS with the user of the role.' },
+  NATS_USER: credential('User of the bus', withMigrate),
+  NATS_PASSWORD: credential('Password of the bus', withMigrate),
   NATS_CA: { type: pem, for: withMigrate, optional: true, help: 'Authority of the bus; makes TLS required.' },
   NATS_REPLICAS: { type: choice('1', '3'), for: ['migrate'], default: '1', help: 'Copies of each stream.' },
   PUBLIC_URL: {
@@ -174,6 +198,8 @@ export const settings = {
     secret: true,
     help: 'Mail server.',
   },
+  SMTP_USER: credential('User of the mail server', ['notifications']),
+  SMTP_PASSWORD: credential('Password of the mail server', ['notifications']),
   SMTP_CA: { type: pem, for: ['notifications'], optional: true, help: 'Authority of the mail server.' },
   MAIL_FROM: {
     type: text,
@@ -181,34 +207,14 @@ export const settings = {
     default: 'Bodega <shop@localhost>',
     help: 'Sender of every mail.',
   },
-  AUTH_DATABASE_URL: {
-    type: postgres,
-    for: ['migrate'],
-    secret: true,
-    optional: true,
-    help: 'Login to make for auth.',
-  },
-  PRODUCTS_DATABASE_URL: {
-    type: postgres,
-    for: ['migrate'],
-    secret: true,
-    optional: true,
-    help: 'Login to make for products.',
-  },
-  ORDERS_DATABASE_URL: {
-    type: postgres,
-    for: ['migrate'],
-    secret: true,
-    optional: true,
-    help: 'Login to make for orders.',
-  },
-  NOTIFICATIONS_DATABASE_URL: {
-    type: postgres,
-    for: ['migrate'],
-    secret: true,
-    optional: true,
-    help: 'Login to make for notifications.',
-  },
+  AUTH_DATABASE_USER: login('auth'),
+  AUTH_DATABASE_PASSWORD: loginPassword('auth'),
+  PRODUCTS_DATABASE_USER: login('products'),
+  PRODUCTS_DATABASE_PASSWORD: loginPassword('products'),
+  ORDERS_DATABASE_USER: login('orders'),
+  ORDERS_DATABASE_PASSWORD: loginPassword('orders'),
+  NOTIFICATIONS_DATABASE_USER: login('notifications'),
+  NOTIFICATIONS_DATABASE_PASSWORD: loginPassword('notifications'),
   TRUSTED_PROXIES: {
     type: text,
     for: ['edge'],
@@ -271,7 +277,17 @@ export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = pro
     }
   }
   if (faults.length > 0) throw new ConfigError(reader, faults)
+  for (const [name, prefix] of Object.entries({ DATABASE_URL: 'DATABASE', NATS_BROKER_URL: 'NATS', SMTP_URL: 'SMTP' }))
+    if (values[name])
+      values[name] = withCredentials(values[name] as string, values[`${prefix}_USER`], values[`${prefix}_PASSWORD`])
   return values as Config<R>
+}
+
+function withCredentials(text: string, user: unknown, password: unknown) {
+  const url = new URL(text)
+  if (user) url.username = encodeURIComponent(user as string)
+  if (password) url.password = encodeURIComponent(password as string)
+  return url.href.replace(/\/$/, '')
 }
 
 function secretFile(name: string, env: NodeJS.ProcessEnv): string | undefined {

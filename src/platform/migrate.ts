@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
 import { makeStreams, openBus } from './bus.ts'
-import { type Config, type Role, roleNames } from './config.ts'
+import { type Config, ConfigError, type Role, roleNames } from './config.ts'
 import { outOfReach } from './db.ts'
 import { type Logger, openLog } from './log.ts'
 
@@ -18,7 +18,8 @@ export async function migrate(c: Config<'migrate'>) {
     const database = (await client.query('select current_database() as name')).rows[0].name as string
     const groups = Object.fromEntries([...roleNames, 'owner'].map((name) => [name, `${database}_${name}`]))
     await locked(client, () => makeRoles(client, database, groups))
-    for (const [role, url] of loginsOf(c)) await locked(client, () => makeLogin(client, groups[role] as string, url))
+    for (const { role, login, password } of loginsOf(c))
+      await locked(client, () => makeLogin(client, groups[role] as string, login, password))
     for (const role of roleNames)
       for (const file of migrationsOf(role)) {
         const applied = await locked(client, () => apply(client, role, file, groups))
@@ -101,15 +102,19 @@ async function makeRoles(client: pg.Client, database: string, groups: Record<str
 }
 
 const loginsOf = (c: Config<'migrate'>) =>
-  roleNames.flatMap((role): [Role, URL][] => {
-    const url = c[`${role.toUpperCase() as Uppercase<Role>}_DATABASE_URL`]
-    return url ? [[role, new URL(url)]] : []
+  roleNames.flatMap((role) => {
+    const prefix = role.toUpperCase() as Uppercase<Role>
+    const [login, password] = [c[`${prefix}_DATABASE_USER`], c[`${prefix}_DATABASE_PASSWORD`]]
+    if (Boolean(login) !== Boolean(password))
+      throw new ConfigError('migrate', [
+        `${prefix}_DATABASE_USER and ${prefix}_DATABASE_PASSWORD come together, or not at all`,
+      ])
+    return login && password ? [{ role, login, password }] : []
   })
 
-/** The login of a role's URL, with its password; statements and idle transactions of it cannot hold locks for long. */
-async function makeLogin(client: pg.Client, group: string, url: URL) {
-  const login = decodeURIComponent(url.username)
-  const password = pg.escapeLiteral(decodeURIComponent(url.password))
+/** A role's login with its password; statements and idle transactions of it cannot hold locks for long. */
+async function makeLogin(client: pg.Client, group: string, login: string, secret: string) {
+  const password = pg.escapeLiteral(secret)
   const { rowCount } = await client.query('select from pg_roles where rolname = $1', [login])
   await client.query(`${rowCount ? 'alter' : 'create'} role ${name(login)} login password ${password}`)
   await client.query(`grant ${name(group)} to ${name(login)}`)

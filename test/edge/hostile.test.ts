@@ -350,7 +350,7 @@ test.serial('every route that needs a permission, by a customer → 403, and no 
 
 test.serial('auth dead → public reads go on, guarded routes answer 503 as a problem; back → 200', async (t) => {
   const { token } = await shop.login(customer)
-  await shop.roles.auth.kill()
+  await shop.roles.auth.kill('SIGKILL')
   t.is((await shop.call('GET', '/product')).status, 200)
   const guarded = await shop.call('GET', fresh('/order'), { token })
   t.is(guarded.status, 503)

@@ -18,7 +18,7 @@ export interface Event {
 /** The orders role alone, on real PostgreSQL and NATS, with what tests need to make goods and to look behind it. */
 export function useOrders(test: TestFn) {
   const shop = useShop(test, { roles: ['orders'] })
-  const secret = (reader: 'migrate' | 'orders', name: string) =>
+  const secret = (reader: 'orders' | 'notifications' | 'migrate', name: string) =>
     readFileSync(join(shop.secretsDir(reader), name), 'utf8')
   const sql = async (text: string, ...values: unknown[]) => (await query(shop.databaseUrl, text, values)).rows
 
@@ -62,7 +62,7 @@ export function useOrders(test: TestFn) {
       sql(`update orders.order set created_at = now() - make_interval(mins => $2) where id = $1`, id, minutes),
     /** One statement with the login of a role. */
     loginAs: (role: 'orders' | 'notifications', text: string, ...values: unknown[]) =>
-      query(secret('migrate', `${role.toUpperCase()}_DATABASE_URL`), text, values),
+      query(secret(role, 'DATABASE_URL'), text, values),
     /** All events about a user's orders that are in the stream by now, oldest first, each as the contract describes it. */
     async eventsOf(user: User): Promise<Event[]> {
       const { host, username, password } = new URL(secret('migrate', 'NATS_BROKER_URL'))
