@@ -1,0 +1,325 @@
+import type { Db, Knex, Statement } from '../platform/db.ts'
+import { orderOf, type Position } from './cursor.ts'
+import type { ImportedProduct, NewProduct, ProductFacts, ProductQuery } from './schema.ts'
+
+/** A product as the API shows it, from `p` and its stock `s`; its JSON is written by PostgreSQL. */
+const shown = `p.id, p.sku, p.name, p.description, p.category, p.price, p.currency, s.on_hand as stock, p.version,
+    p.created_at as "createdAt", p.updated_at as "updatedAt"`
+
+export interface Found {
+  version: number
+  stock: number
+  /** The product as JSON text. */
+  item: string
+}
+
+const byId: Statement = {
+  name: 'product_by_id',
+  text: `
+    select page.version, page.stock, row_to_json(page)::text as item
+    from (
+      select ${shown}
+      from products.product p join products.stock s on s.product_id = p.id
+      where p.id = $1 and p.deleted_at is null
+    ) page`,
+}
+
+/** A live product, or undefined. */
+export const findProduct = async (db: Db, id: string) => (await db.run<Found>(byId, [id]))[0]
+
+type Filter = Pick<ProductQuery, 'category' | 'minPrice' | 'maxPrice' | 'inStock' | 'sort'> & {
+  /** Words as a person types them, or a tsquery made by `spelledAlike`. */
+  words?: { text: string; alike: boolean }
+}
+
+/** A piece of SQL with `?` for each value. */
+interface Sql {
+  text: string
+  values: unknown[]
+}
+const sql = (text: string, ...values: unknown[]): Sql => ({ text, values })
+const all = (conditions: (Sql | false | undefined)[]): Sql => {
+  const held = conditions.filter((c) => !!c)
+  return { text: held.map((c) => c.text).join(' and '), values: held.flatMap((c) => c.values) }
+}
+
+// The expressions are those of the indexes.
+const orders = {
+  created: { key: 'p.created_at', value: '?::timestamptz' },
+  name: { key: 'lower(p.name collate "C")', value: 'lower(?::text collate "C")' },
+  price: { key: 'p.price', value: '?::bigint' },
+}
+
+/** How many products a search reads in order before it collects every match instead; see `search`. */
+const near = 3000
+
+/**
+ * JSON texts of the `limit` products after `position`. What an index holds in order goes the fast way, as prepared
+ * statements of a bounded number of shapes; the rest goes through the pool, so that none of it stands before a fast one.
+ */
+export async function listProducts(db: Db, filter: Filter, position: Position | undefined, limit: number) {
+  const direction = filter.sort.startsWith('-') ? 'desc' : 'asc'
+  const order = orders[orderOf(filter.sort)]
+  const byPrice = order === orders.price
+  const after = direction === 'asc' ? '>' : '<'
+  const priced = [
+    filter.minPrice !== undefined && sql('p.price >= ?', filter.minPrice),
+    filter.maxPrice !== undefined && sql('p.price <= ?', filter.maxPrice),
+  ]
+  /** Conditions that the index of the order answers. */
+  const indexed = all([
+    sql('p.deleted_at is null'),
+    filter.category ? sql('p.category = ?', filter.category) : false,
+    ...(byPrice ? priced : []),
+    position && sql(`(${order.key}, p.id) ${after} (${order.value}, ?::uuid)`, position.key, position.id),
+  ])
+  const others = all([
+    ...(byPrice ? [] : priced),
+    filter.words &&
+      sql(
+        `p.document @@ ${filter.words.alike ? '?::tsquery' : "websearch_to_tsquery('pg_catalog.english', ?)"}`,
+        filter.words.text,
+      ),
+    filter.inStock !== undefined &&
+      sql(
+        `exists (select from products.stock s where s.product_id = p.id and s.on_hand ${filter.inStock ? '>' : '='} 0)`,
+      ),
+  ])
+  const sorted = (key: string, id: string) => `order by ${key} ${direction}, ${id} ${direction}`
+
+  // The name tells apart every text that can come of the above.
+  const name = [
+    filter.sort,
+    filter.category && 'category',
+    filter.minPrice !== undefined && 'min',
+    filter.maxPrice !== undefined && 'max',
+    filter.words && (filter.words.alike ? 'alike' : 'words'),
+    filter.inStock !== undefined && (filter.inStock ? 'some' : 'none'),
+    position && 'after',
+  ]
+    .filter(Boolean)
+    .join(' ')
+
+  if (others.text === '') {
+    // The inner limit is for the planner, which takes an unknown one to be a tenth of the table.
+    const text = `
+      select row_to_json(page)::text as item
+      from (
+        select ${shown}
+        from products.product p join products.stock s on s.product_id = p.id
+        where ${indexed.text}
+        ${sorted(order.key, 'p.id')}
+        limit 101
+      ) page
+      limit ?`
+    const rows = await db.run<{ item: string }>({ name, text: numbered(text) }, [...indexed.values, limit])
+    return rows.map((row) => row.item)
+  }
+
+  const text = `
+    with near as materialized (
+      select p.id, p.key
+      from (
+        select p.id, p.price, p.document, ${order.key} as key
+        from products.product p
+        where ${indexed.text}
+        ${sorted(order.key, 'p.id')}
+        limit ${near}
+      ) p
+      where ${others.text}
+      limit ?
+    ), enough as materialized (
+      select count(*) = ? as yes from near
+    ), rest as materialized (
+      select p.id, ${order.key} as key
+      from products.product p
+      where not (select yes from enough) and ${indexed.text} and ${others.text}
+    ), found as (
+      select near.id, near.key from near where (select yes from enough)
+      union all
+      (select rest.id, rest.key from rest ${sorted('rest.key', 'rest.id')} limit ?)
+    )
+    select row_to_json(page)::text as item
+    from (
+      select ${shown}
+      from found join products.product p on p.id = found.id join products.stock s on s.product_id = p.id
+      ${sorted('found.key', 'found.id')}
+    ) page`
+  const values = [
+    ...[...indexed.values, ...others.values, limit],
+    limit,
+    ...[...indexed.values, ...others.values],
+    limit,
+  ]
+  const { rows } = await db.knex.raw(text, values as Knex.RawBinding[]).options({ name })
+  return rows.map((row: { item: string }) => row.item) as string[]
+}
+
+const numbered = (text: string) => {
+  let n = 0
+  return text.replace(/\?/g, () => `$${++n}`)
+}
+
+/**
+ * A tsquery for what `text` may have meant: each word or one of the known words most like it, or that it begins.
+ * Empty where nothing is known that is like it.
+ */
+export async function spelledAlike(knex: Knex, text: string): Promise<string> {
+  const words = text.toLowerCase().match(/[\p{L}\p{M}\p{N}]+/gu) ?? []
+  const { rows } = await knex.raw(
+    `select coalesce(
+       (select string_agg(plainto_tsquery('pg_catalog.english', alike.word)::text, ' | ')
+        from (
+          select known.word
+          from products.word known
+          where known.word operator(public.%) asked.word or known.word like asked.word || '%'
+          order by public.similarity(known.word, asked.word) desc, known.word
+          limit 4
+        ) alike),
+       plainto_tsquery('pg_catalog.english', asked.word)::text) as query
+     from unnest(?::text[]) asked (word)`,
+    [words.slice(0, 10)],
+  )
+  return rows
+    .map((row: { query: string }) => row.query)
+    .filter((query: string) => query !== '')
+    .map((query: string) => `(${query})`)
+    .join(' & ')
+}
+
+/** Adds a product with its stock; fails on the constraint `product_sku_key` where a live one has its sku. */
+export async function addProduct(knex: Knex, id: string, product: NewProduct): Promise<Found> {
+  const { rows } = await knex.raw(
+    `with p as (
+       insert into products.product (id, sku, name, description, category, price, currency)
+       values (?, ?, ?, ?, ?, ?, ?)
+       returning *
+     ), s as (
+       insert into products.stock (product_id, on_hand) select p.id, ?::integer from p returning product_id, on_hand
+     )
+     select page.version, page.stock, row_to_json(page)::text as item
+     from (select ${shown} from p join s on s.product_id = p.id) page`,
+    [id, ...factsOf(product), product.stock],
+  )
+  return rows[0]
+}
+
+const factsOf = (p: ProductFacts) => [p.sku, p.name, p.description, p.category, p.price, p.currency]
+
+/** Replaces all facts if the product is live and in one of `versions`; undefined where it is not. */
+export async function replaceProduct(knex: Knex, id: string, versions: number[] | '*', facts: ProductFacts) {
+  const { rows } = await knex.raw(
+    `with p as (
+       update products.product
+       set sku = ?, name = ?, description = ?, category = ?, price = ?, currency = ?,
+         version = version + 1, updated_at = now()
+       where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))
+       returning *
+     )
+     select page.version, page.stock, row_to_json(page)::text as item
+     from (select ${shown} from p join products.stock s on s.product_id = p.id) page`,
+    [...factsOf(facts), id, ...twice(versions === '*' ? null : versions)] as Knex.RawBinding[],
+  )
+  return rows[0] as Found | undefined
+}
+
+/** Whether there was a live product in one of `versions`, which is deleted now; its sku is free again. */
+export async function deleteProduct(knex: Knex, id: string, versions: number[] | '*') {
+  const result = await knex.raw(
+    `update products.product
+     set deleted_at = now(), updated_at = now(), version = version + 1
+     where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))`,
+    [id, ...twice(versions === '*' ? null : versions)] as Knex.RawBinding[],
+  )
+  return result.rowCount === 1
+}
+
+const twice = <T>(value: T): [T, T] => [value, value]
+
+/** The version of a live product, or undefined. */
+export async function versionOf(knex: Knex, id: string): Promise<number | undefined> {
+  const { rows } = await knex.raw('select version from products.product where id = ? and deleted_at is null', [id])
+  return rows[0]?.version
+}
+
+/** Sets the stock of a live product; undefined where there is none. */
+export async function setStock(knex: Knex, id: string, stock: number): Promise<number | undefined> {
+  const { rows } = await knex.raw(
+    `update products.stock s set on_hand = ?
+     from products.product p
+     where s.product_id = ? and p.id = s.product_id and p.deleted_at is null
+     returning s.on_hand as stock`,
+    [stock, id],
+  )
+  return rows[0]?.stock
+}
+
+/** Adds to the stock of a live product, or takes from it; undefined where there is none, or it would leave its range. */
+export async function changeStock(knex: Knex, id: string, change: number): Promise<number | undefined> {
+  const { rows } = await knex.raw(
+    `update products.stock s set on_hand = s.on_hand + ?::integer
+     from products.product p
+     where s.product_id = ? and p.id = s.product_id and p.deleted_at is null
+       and s.on_hand::bigint + ?::integer between 0 and 1000000000
+     returning s.on_hand as stock`,
+    [change, id, change],
+  )
+  return rows[0]?.stock
+}
+
+/** The stock of a live product, or undefined. */
+export async function stockOf(knex: Knex, id: string): Promise<number | undefined> {
+  const { rows } = await knex.raw(
+    `select s.on_hand as stock
+     from products.stock s join products.product p on p.id = s.product_id
+     where s.product_id = ? and p.deleted_at is null`,
+    [id],
+  )
+  return rows[0]?.stock
+}
+
+/**
+ * Adds or changes products by sku, each sku at most once, in one statement. One that is as told already is not
+ * written, so that its version stays. Returns how many were created and how many changed.
+ */
+export async function upsertProducts(knex: Knex, products: (ImportedProduct & { id: string })[]) {
+  const { rows } = await knex.raw(
+    `with input as materialized (
+       select * from json_to_recordset(?::json) as line (id uuid, sku text, name text, description text, category text,
+         price bigint, currency text, stock integer)
+     ), known as materialized (
+       select input.sku, p.id, s.on_hand,
+         (p.name, p.description, p.category, p.price, p.currency)
+           is distinct from (input.name, input.description, input.category, input.price, input.currency) as differs
+       from input
+       join products.product p on p.sku = input.sku and p.deleted_at is null
+       left join products.stock s on s.product_id = p.id
+     ), written as (
+       insert into products.product as p (id, sku, name, description, category, price, currency)
+       select input.id, input.sku, input.name, input.description, input.category, input.price, input.currency
+       from input left join known on known.sku = input.sku
+       where known.differs is not false
+       order by input.sku
+       on conflict (sku) where deleted_at is null do update
+       set name = excluded.name, description = excluded.description, category = excluded.category,
+         price = excluded.price, currency = excluded.currency, version = p.version + 1, updated_at = now()
+       returning p.id, p.sku
+     ), stocked as (
+       insert into products.stock as s (product_id, on_hand)
+       select coalesce(written.id, known.id), coalesce(input.stock, 0)
+       from input
+       left join written on written.sku = input.sku
+       left join known on known.sku = input.sku
+       where written.id = input.id or known.on_hand <> input.stock or (known.id is null and input.stock is not null)
+       order by 1
+       on conflict (product_id) do update set on_hand = excluded.on_hand
+       returning s.product_id
+     )
+     select
+       (select count(*) from written join input on input.id = written.id) as created,
+       (select count(*) from (select id from written union select product_id from stocked) touched) as touched`,
+    [JSON.stringify(products)],
+  )
+  const { created, touched } = rows[0] as { created: number; touched: number }
+  return { created, changed: touched - created }
+}
