@@ -17,6 +17,7 @@ export async function start({ env, log, stack, stopping }: Process) {
       url: c.DATABASE_URL,
       ca: c.DATABASE_CA,
       pool: c.DATABASE_POOL,
+      // Orders/s on two cores with 64 clients: 4 lanes 1,300, 8 lanes 1,550, 16 lanes 1,220.
       lanes: 8,
       connectTimeout: c.CONN_TIMEOUT,
       log,
