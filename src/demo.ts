@@ -110,13 +110,15 @@ function refuseSecond() {
 async function refuseTakenPorts() {
   const taken: string[] = []
   const others: string[] = []
-  for (const [key, { what }] of Object.entries(choices)) {
-    const port = wanted[key as keyof typeof choices]
-    if (await isFree(port, host)) continue
-    taken.push(`Port ${port} (${what}) is taken by ${whoListens(port)}.`)
-    others.push(`${key}=${await nextFree(port + 1)}`)
+  for (const [key, { usual, what }] of Object.entries(choices)) {
+    let port = wanted[key as keyof typeof choices]
+    if (!(await isFree(port, host))) {
+      taken.push(`Port ${port} (${what}) is taken by ${whoListens(port)}.`)
+      port = await nextFree(port + 1)
+    }
+    if (port !== usual) others.push(`${key}=${port}`)
   }
-  if (taken.length > 0) throw new Error(`${taken.join('\n')}\nChoose another: make demo ${others.join(' ')}`)
+  if (taken.length > 0) throw new Error(`${taken.join('\n')}\nChoose others: make demo ${others.join(' ')}`)
 }
 
 async function nextFree(from: number) {
@@ -139,8 +141,9 @@ async function rememberedPorts(): Promise<Partial<Record<PortName, number>>> {
   const free = await Promise.all(ports.map(([, port]) => isFree(port)))
   return Object.fromEntries(ports.filter((_, i) => free[i]))
 }
-const rememberPorts = ({ ports: { edge, inbox, ...inner } }: Shop) =>
+function rememberPorts({ ports: { edge, inbox, ...inner } }: Shop) {
   writeFileSync(join(dir, 'ports.json'), JSON.stringify(inner, null, 2))
+}
 
 function logLevel(): Record<string, string> {
   return process.env.LOG_LEVEL ? { LOG_LEVEL: process.env.LOG_LEVEL } : {}
