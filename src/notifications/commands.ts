@@ -9,14 +9,14 @@ import { claimRun, finishRun } from './store.ts'
  * Runs a scheduled job now, beside its schedule, with the settings of notifications in `env`; the ledger gets an entry.
  * Prints what it did. Throws ConfigError, which lists the jobs, for an unknown name.
  */
-export async function runJob(name: string, env: NodeJS.ProcessEnv) {
+export async function runJob(name: string | undefined, env: NodeJS.ProcessEnv) {
   const job = jobs.find((candidate) => candidate.name === name)
   if (!job)
     throw new ConfigError('the command line', [
-      `${name || 'an empty name'} is no job; the jobs are ${jobs.map((known) => known.name).join(', ')}`,
+      `${name ?? 'nothing'} is no job; the jobs are ${jobs.map((known) => known.name).join(', ')}`,
     ])
   const c = config('notifications', env)
-  const log = openLog(c.LOG_LEVEL, { role: 'notifications', job: name })
+  const log = openLog(c.LOG_LEVEL, { role: 'notifications', job: job.name })
   await using db = openDb({
     role: 'notifications',
     url: c.DATABASE_URL,
@@ -26,13 +26,13 @@ export async function runJob(name: string, env: NodeJS.ProcessEnv) {
     log,
   })
   const [slot, owner] = [new Date(), randomUUID()]
-  await claimRun(db, name, slot, owner, 60_000)
+  await claimRun(db, job.name, slot, owner, 60_000)
   try {
     const result = await job.run(db, new AbortController().signal)
-    await finishRun(db, name, slot, owner, { result })
-    process.stdout.write(`${name}: ${JSON.stringify(result)}\n`)
+    await finishRun(db, job.name, slot, owner, { result })
+    process.stdout.write(`${job.name}: ${JSON.stringify(result)}\n`)
   } catch (error) {
-    await finishRun(db, name, slot, owner, { error: (error as Error).message })
+    await finishRun(db, job.name, slot, owner, { error: (error as Error).message })
     throw error
   }
 }

@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Payload, Subject } from '../events.ts'
-import type { Mail } from './mailer.ts'
-import { fallback, languageOf, openTemplates, openTexts, type Translate } from './templates.ts'
+import type { Mail } from './mime.ts'
+import { fallback, languageOf, openTemplates, openTexts } from './templates.ts'
 
 export type Kind =
   | 'verification'
@@ -24,32 +24,55 @@ export type Draft = { userId: string; email: string; locale?: string; name?: str
 )
 
 const withToken = (path: string, token: string) => `${path}?token=${encodeURIComponent(token)}`
-const verification = ({ userId, email, locale, token, code }: Payload<'msg.user.registered'>): Draft => ({
-  // No name: whoever registers a stranger's address must not get words of their own into the stranger's inbox.
-  ...{ userId, email, locale, kind: 'verification', template: 'link' },
-  ...{ path: withToken('/auth/verify', token), code },
+// No name: whoever registers a stranger's address must not get words of their own into the stranger's inbox.
+const verification = ({ userId, email, locale, token, code }: Payload<'msg.user.verification_requested'>): Draft => ({
+  userId,
+  email,
+  locale,
+  kind: 'verification',
+  template: 'link',
+  path: withToken('/auth/verify', token),
+  code,
+})
+const loginCode = ({ userId, email, name, locale, code }: Payload<'msg.user.login_code_requested'>): Draft => ({
+  userId,
+  email,
+  name,
+  locale,
+  kind: 'login_code',
+  template: 'code-only',
+  code,
+})
+const passwordReset = ({
+  userId,
+  email,
+  name,
+  locale,
+  token,
+}: Payload<'msg.user.password_reset_requested'>): Draft => ({
+  userId,
+  email,
+  name,
+  locale,
+  kind: 'password_reset',
+  template: 'link',
+  path: withToken('/auth/password/reset', token),
 })
 const notice =
-  (kind: 'already_registered' | 'password_changed' | 'session_reused') =>
+  (kind: Extract<Draft, { template: 'notice' }>['kind']) =>
   ({ userId, email, name, locale }: Recipient): Draft => ({ userId, email, name, locale, kind, template: 'notice' })
 const order =
-  (kind: Extract<Kind, `order_${string}`>) =>
+  (kind: Extract<Draft, { template: 'order' }>['kind']) =>
   (payload: Order): Draft => ({ userId: payload.userId, email: payload.email, kind, template: 'order', order: payload })
 
 /** The mail that each event becomes; null where it becomes none. */
 export const drafts: { [S in Subject]: ((payload: Payload<S>) => Draft) | null } = {
   'msg.user.registered': verification,
-  'msg.user.verification_requested': (payload) => verification({ ...payload, timeZone: '' }),
+  'msg.user.verification_requested': verification,
   'msg.user.verified': null,
   'msg.user.register_repeated': notice('already_registered'),
-  'msg.user.login_code_requested': ({ userId, email, name, locale, code }) => ({
-    ...{ userId, email, name, locale, code },
-    ...{ kind: 'login_code', template: 'code-only' },
-  }),
-  'msg.user.password_reset_requested': ({ userId, email, name, locale, token }) => ({
-    ...{ userId, email, name, locale, path: withToken('/auth/password/reset', token) },
-    ...{ kind: 'password_reset', template: 'link' },
-  }),
+  'msg.user.login_code_requested': loginCode,
+  'msg.user.password_reset_requested': passwordReset,
   'msg.user.password_changed': notice('password_changed'),
   'msg.user.session_reused': notice('session_reused'),
   'msg.user.changed': null,
@@ -64,40 +87,45 @@ export const drafts: { [S in Subject]: ((payload: Payload<S>) => Draft) | null }
 
 /** Turns drafts into mails: words in the user's language, amounts as the locale writes them. Throws on what cannot be written. */
 export async function openComposer({ publicUrl, from }: { publicUrl: string; from: string }) {
-  const texts = await openTexts()
+  const { host, hostname } = new URL(publicUrl)
+  const shop = from.match(/^\s*"?([^"<]+?)"?\s*</)?.[1] ?? host
+  const texts = await openTexts(shop)
   const templates = openTemplates()
-  const shop = from.match(/^\s*"?([^"<]+?)"?\s*</)?.[1] ?? new URL(publicUrl).host
 
   return (draft: Draft, eventId: string): Mail => {
     const language = languageOf(draft.locale)
-    const t = texts.of[language]
+    const { text: common, fill, has: exists } = texts[language]
+    const text = (key: string) => common(`${draft.kind}.${key}`)
+    const has = (key: string) => exists(`${draft.kind}.${key}`)
     const name = plain(draft.name ?? '').slice(0, 100)
-    const values = draft.template === 'order' ? orderValues(draft.order, formatsOf(draft.locale)) : {}
-    const number = draft.template === 'order' ? shortNumber(draft.order.orderId) : undefined
-    const text = (key: string) => t(`${draft.kind}.${key}`, { shop, number })
-    const has = (key: string) => texts.has(`${draft.kind}.${key}`)
-    const subject = text('subject')
-    const all = {
-      ...{ language, shop, t: ((key) => t(key, { shop })) as Translate, text, has },
-      ...{ subject, title: has('title') ? text('title') : subject, preview: text('intro') },
-      greeting: name ? t('greetingName', { name }) : t('greeting'),
+    const isOrder = draft.template === 'order'
+    const subject = isOrder ? fill(`${draft.kind}.subject`, { number: spoken(draft.order.orderId) }) : text('subject')
+    const values = {
+      language,
+      shop,
+      subject,
+      title: isOrder ? text('title') : subject,
+      greeting: name ? fill('greetingName', { name }) : common('greeting'),
+      common,
+      text,
+      has,
       url: draft.template === 'link' ? publicUrl + draft.path : undefined,
       code: 'code' in draft ? draft.code : undefined,
-      ...values,
+      order: isOrder ? orderValues(draft.order, formatsOf(draft.locale)) : undefined,
     }
     return {
       to: { name, address: addressOf(draft.email) },
-      subject: plain(subject),
-      html: templates.html(draft.template, all),
-      text: templates.text(draft.template, all),
+      subject,
+      html: templates.html(draft.template, values),
+      text: templates.text(draft.template, values),
       // The event's id makes every try of a mail the same mail to whoever receives it.
-      messageId: `<${eventId.replace(/[^\w.-]/g, '.')}@${new URL(publicUrl).hostname}>`,
+      messageId: `<${eventId.replace(/[^\w.-]/g, '.')}@${hostname}>`,
     }
   }
 }
 
 /** The first part of an order's id, for people to say. */
-const shortNumber = (orderId: string) => orderId.slice(0, 8).toUpperCase()
+const spoken = (orderId: string) => orderId.slice(0, 8).toUpperCase()
 
 /** One line of words: no control characters, and none that turn the writing direction of what follows. */
 const plain = (text: string) =>
@@ -114,38 +142,35 @@ function addressOf(email: string) {
 }
 
 interface Formats {
-  locale: string
   number(value: number): string
   /** Minor units of an ISO 4217 currency, which has digits of its own: 0 for JPY, 3 for KWD. */
   money(minor: number, currency: string): string
 }
-const known = new LRUCache<string, Formats>({ max: 200 })
+const formats = new LRUCache<string, Formats>({ max: 200 })
 
-/** How a locale writes numbers and amounts. A locale without texts is written as English. */
-function formatsOf(locale: string | undefined): Formats {
-  const key = locale ?? fallback
-  const found = known.get(key)
+/** How a locale writes numbers and amounts: `de-AT` its own way, one without texts as English, like its mails. */
+function formatsOf(locale: string = fallback): Formats {
+  const found = formats.get(locale)
   if (found) return found
   const language = languageOf(locale)
-  const wanted = Intl.NumberFormat.supportedLocalesOf(isLocale(key) ? [key] : [])[0]
-  const used = wanted && languageOf(wanted) === language && locale ? wanted : language
-  const plainNumber = new Intl.NumberFormat(used)
-  const currencies = new Map<string, { digits: number; format: Intl.NumberFormat }>()
-  const formats: Formats = {
-    locale: used,
-    number: (value) => plainNumber.format(value),
+  const used = isLocale(locale) && languageOf(locale) === locale.split('-', 1)[0] ? locale : language
+  const numbers = new Intl.NumberFormat(used)
+  const currencies = new Map<string, (minor: number) => string>()
+  const made: Formats = {
+    number: (value) => numbers.format(value),
     money(minor, currency) {
-      let known = currencies.get(currency)
-      if (!known) {
+      let write = currencies.get(currency)
+      if (!write) {
         const format = new Intl.NumberFormat(used, { style: 'currency', currency })
-        known = { format, digits: format.resolvedOptions().maximumFractionDigits ?? 2 }
-        currencies.set(currency, known)
+        const unit = 10 ** (format.resolvedOptions().maximumFractionDigits ?? 2)
+        write = (amount) => format.format(amount / unit)
+        currencies.set(currency, write)
       }
-      return known.format.format(minor / 10 ** known.digits)
+      return write(minor)
     },
   }
-  known.set(key, formats)
-  return formats
+  formats.set(locale, made)
+  return made
 }
 
 const isLocale = (text: string) => {

@@ -7,7 +7,8 @@ import type { Logger } from '../platform/log.ts'
 import { registry } from '../platform/metrics.ts'
 import { type Draft, drafts, openComposer } from './compose.ts'
 import { openGate } from './gate.ts'
-import { type Mail, type Mailer, ServerFault } from './mailer.ts'
+import { type Mailer, ServerFault } from './mailer.ts'
+import type { Mail } from './mime.ts'
 import { claimMail, markMailSent, type Recipient, releaseMail, rememberRecipient, type Stage } from './store.ts'
 
 interface Deps {

@@ -1,16 +1,8 @@
-import nodemailer from 'nodemailer'
 import { Permanent } from '../platform/bus.ts'
 import type { Logger } from '../platform/log.ts'
 import { type Gate, openGate } from './gate.ts'
-
-export interface Mail {
-  to: { name: string; address: string }
-  subject: string
-  html: string
-  text: string
-  /** `<…@…>`, the same for every try of the same mail. */
-  messageId: string
-}
+import { type Mail, writeMail } from './mime.ts'
+import { openSmtp, type SmtpError } from './smtp.ts'
 
 /** The mail server, and not this mail, is at fault: out of reach, closing, full, or refusing us. */
 export class ServerFault extends Error {
@@ -48,37 +40,16 @@ const connections = 10
 
 /** Opens nothing yet: up to 10 connections are made when first used, and kept. */
 export function openMailer({ url, ca, from, hostname, connectTimeout, stopping, log }: MailerOptions): Mailer {
-  const transport = nodemailer.createTransport(
-    {
-      url,
-      pool: true,
-      name: hostname,
-      maxConnections: connections,
-      // A server that limits the mails of one connection says so itself, with a 421.
-      maxMessages: Number.POSITIVE_INFINITY,
-      connectionTimeout: connectTimeout,
-      greetingTimeout: connectTimeout,
-      dnsTimeout: connectTimeout,
-      socketTimeout: silence,
-      // Encrypted wherever the server offers it, and always where its authority is given.
-      requireTLS: ca !== undefined && url.startsWith('smtp:'),
-      tls: ca ? { ca } : undefined,
-      disableFileAccess: true,
-      disableUrlAccess: true,
-    },
-    { from, headers: { 'Auto-Submitted': 'auto-generated' } },
-  )
-  // Each fault reaches the mail that met it; without a listener the event would end the process.
-  transport.on('error', (err) => log.debug({ err }, 'mail connection fault'))
-  const gate = openGate('mail server', { probe: () => transport.verify(), stopping, log })
+  const smtp = openSmtp({ url, ca, hostname, connections, connectTimeout, silence, log })
+  const gate = openGate('mail server', { probe: () => smtp.probe(), stopping, log })
   let accepted = 0
-
   return {
     gate,
     accepted: () => accepted,
     async send(mail) {
+      const { envelope, raw } = writeMail(from, mail)
       try {
-        await transport.sendMail(mail)
+        await smtp.send(envelope, raw)
       } catch (error) {
         const fault = judge(error as SmtpError)
         if (fault instanceof ServerFault) gate.shut(error)
@@ -87,17 +58,8 @@ export function openMailer({ url, ca, from, hostname, connectTimeout, stopping, 
       accepted++
       gate.works()
     },
-    async [Symbol.asyncDispose]() {
-      transport.close()
-    },
+    [Symbol.asyncDispose]: () => smtp[Symbol.asyncDispose](),
   }
-}
-
-interface SmtpError extends Error {
-  code?: string
-  command?: string
-  response?: string
-  responseCode?: number
 }
 
 /**

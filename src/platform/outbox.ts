@@ -33,9 +33,11 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
       const { rows } = await trx.raw(
         `delete from ${schema}.outbox where seq in
            (select seq from ${schema}.outbox order by seq limit ${batch} for update skip locked)
-         returning id, subject, payload::text as payload`,
+         returning seq, id, subject, payload::text as payload`,
       )
       if (rows.length === 0) return 0
+      // The rows come back in any order; events of one order must leave in theirs.
+      rows.sort((a: { seq: number }, b: { seq: number }) => a.seq - b.seq)
       const js = (await bus.connection).jetstream({ timeout: 5000 })
       await Promise.all(
         rows.map((row: { id: string; subject: string; payload: string }) =>
