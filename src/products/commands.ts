@@ -1,0 +1,97 @@
+import { createReadStream } from 'node:fs'
+import { stat } from 'node:fs/promises'
+import { extname } from 'node:path'
+import { Readable } from 'node:stream'
+import { ConfigError, config } from '../platform/config.ts'
+import { openDb, outOfReach } from '../platform/db.ts'
+import { openLog } from '../platform/log.ts'
+import { type Counts, importCatalogue, UnreadableFile } from './import.ts'
+import { catalogue } from './seed.ts'
+
+const formats = { '.csv': 'csv', '.jsonl': 'jsonl', '.ndjson': 'jsonl' } as const
+const isKnown = (end: string): end is keyof typeof formats => Object.hasOwn(formats, end)
+
+/**
+ * Imports a file of products by its name's end: .csv, or .jsonl and .ndjson. Refused lines and progress go to standard
+ * error, the counts to standard output. The exit code is 1 where a line was refused or the file cannot be read.
+ */
+export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv) {
+  if (!file) throw new ConfigError('the command line', ['say which file: import products.csv'])
+  const end = extname(file).toLowerCase()
+  if (!isKnown(end))
+    throw new ConfigError('the command line', [`${file} must end in ${Object.keys(formats).join(', ')}`])
+  const db = openCatalogue(env)
+  await using _ = db
+  try {
+    const { size } = await stat(file)
+    const source = createReadStream(file, { highWaterMark: 256 * 1024 })
+    const showProgress = progress((counts) => {
+      const percent = size === 0 ? 100 : Math.floor((source.bytesRead / size) * 100)
+      return `${percent} % · ${total(counts)} products`
+    })
+    const counts = await importCatalogue(db.knex, source, {
+      format: formats[end],
+      onProgress: showProgress,
+      onRefused: (line, reason) => process.stderr.write(`${clear}line ${line} refused: ${reason}\n`),
+    })
+    process.stderr.write(clear)
+    process.stdout.write(`${summary(counts)}\n`)
+    if (counts.refused > 0) process.exitCode = 1
+  } catch (error) {
+    const why = fault(error)
+    if (!why) throw error
+    process.stderr.write(`${clear}${file}: ${why}\n`)
+    process.exitCode = 1
+  }
+}
+
+function fault(error: unknown) {
+  const { code, message } = error as NodeJS.ErrnoException
+  if (error instanceof UnreadableFile) return `${message}; the lines before are imported`
+  if (/^(ENOENT|EACCES|EISDIR)$/.test(code ?? '')) return `the file cannot be read (${code})`
+  if (outOfReach(error)) return `the database is out of reach (${message}); import the file again to go on`
+  return undefined
+}
+
+/** Loads the example catalogue; again, it brings back what it says and leaves everything else. */
+export async function runSeed(env: NodeJS.ProcessEnv) {
+  const db = openCatalogue(env)
+  await using _ = db
+  const lines = Readable.from(catalogue().map((product) => Buffer.from(`${JSON.stringify(product)}\n`)))
+  const refused: string[] = []
+  const counts = await importCatalogue(db.knex, lines, {
+    format: 'jsonl',
+    onRefused: (line, reason) => refused.push(`line ${line}: ${reason}`),
+  })
+  if (refused.length > 0) throw new Error(`the example catalogue is wrong: ${refused.join('; ')}`)
+  process.stdout.write(`${summary(counts)}\n`)
+}
+
+function openCatalogue(env: NodeJS.ProcessEnv) {
+  const c = config('products', env)
+  const log = openLog(c.LOG_LEVEL, { role: 'products' })
+  return openDb({
+    role: 'products',
+    url: c.DATABASE_URL,
+    ca: c.DATABASE_CA,
+    pool: 2,
+    connectTimeout: c.CONN_TIMEOUT,
+    log,
+  })
+}
+
+const number = (n: number) => n.toLocaleString('en')
+const total = (c: Counts) => number(c.created + c.changed + c.unchanged)
+const summary = (c: Counts) =>
+  `${number(c.created)} created, ${number(c.changed)} changed, ${number(c.unchanged)} unchanged, ${number(c.refused)} refused`
+
+const clear = process.stderr.isTTY ? '\r\x1b[K' : ''
+/** In a terminal one line that is written over, at most ten times a second; elsewhere a line every second. */
+function progress(text: (counts: Counts) => string) {
+  let shown = 0
+  return (counts: Counts) => {
+    if (Date.now() - shown < (process.stderr.isTTY ? 100 : 1000)) return
+    shown = Date.now()
+    process.stderr.write(process.stderr.isTTY ? `${clear}${text(counts)}` : `${text(counts)}\n`)
+  }
+}
