@@ -184,9 +184,7 @@ async function ask(method: string, path: string, status: number, options: Call =
   if (options.body) say(brief(options.body))
   const answer = await call(url, method, path, options)
   const asPromised = answer.status === status
-  console.log(
-    `    ${styleText(asPromised ? 'green' : 'red', `→ ${answer.status}`)} ${answer.text ? brief(answer.body) : ''}`,
-  )
+  console.log(`    ${styleText(asPromised ? 'green' : 'red', `→ ${answer.status}`)} ${told(answer)}`)
   if (!asPromised)
     throw new Error(`${method} ${path} answered ${answer.status}, and should have answered ${status}: ${answer.text}`)
   return answer
@@ -197,9 +195,18 @@ function promise(kept: unknown, what: string) {
   say(`${styleText('green', '✔')} ${what}`)
 }
 
+/** What an answer says: a problem by its code and words, a list by its length, anything else as it is. */
+function told({ text, body }: Answer) {
+  if (!text) return ''
+  if (body.code && body.detail) return `${body.code}: ${body.detail}`
+  if (Array.isArray(body.items) && 'next' in body)
+    return `${body.items.length} items${body.next ? ', and there are more' : ''}`
+  return brief(body)
+}
+
 /** A body on one line or two: passwords and tokens hidden, long texts and lists cut. */
 function brief(body: unknown) {
-  const hidden = /password|token|refreshToken|accessToken/
+  const hidden = /^(password|token|accessToken|refreshToken)$/
   const text = JSON.stringify(body, (key, value) => {
     if (typeof value === 'string') return hidden.test(key) ? '…' : value.length > 60 ? `${value.slice(0, 59)}…` : value
     return value
