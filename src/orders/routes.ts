@@ -118,7 +118,7 @@ export const routes = ({ db, relay }: Deps): Route[] => {
       access: 'user',
       summary: 'Order the given lines, or the cart',
       headers: ['Idempotency-Key!'],
-      body: NewOrder,
+      body: NewOrder.prefault({}),
       answers: { 201: Order },
       problems: [
         '400 idempotency_key_missing',
