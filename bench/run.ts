@@ -1,0 +1,264 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { arch, cpus, loadavg, platform, tmpdir, totalmem } from 'node:os'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { call } from '../src/embedded/client.ts'
+import { query } from '../src/embedded/postgres.ts'
+import { startShop } from '../src/embedded/shop.ts'
+import { roleNames } from '../src/platform/config.ts'
+import { findGenerator, type Load, type Sample } from './load.ts'
+import { type Figure, median, printFigures, printTargets } from './report.ts'
+import {
+  type Customer,
+  coldStart,
+  fillCatalogue,
+  makeCustomers,
+  memoryOf,
+  signIn,
+  startBaseline,
+  startLargeCatalogue,
+  startMailSink,
+  startOpenEdge,
+  syncTime,
+} from './setup.ts'
+
+/**
+ * `make bench`: the shop as it ships and bare servers beside it, on the same database, measured in turns.
+ * QUICK=1 looks for 90 s instead of 6 min; OUT= names the JSON file.
+ */
+const isQuick = Boolean(process.env.QUICK)
+const rounds = isQuick ? 3 : 5
+const seconds = isQuick ? 1 : 3
+const connections = 32
+const largeCount = isQuick ? 100_000 : 1_000_000
+const out = process.env.OUT || join(import.meta.dirname, '../.cache/bench/results.json')
+
+const begun = performance.now()
+const say = (text: string) =>
+  console.log(`${String(Math.round((performance.now() - begun) / 1000)).padStart(4)} s  ${text}`)
+const dir = mkdtempSync(join(tmpdir(), 'bench-'))
+process.once('exit', () => rmSync(dir, { recursive: true, force: true, maxRetries: 5 }))
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
+
+const machine = {
+  date: new Date().toISOString().slice(0, 10),
+  cores: cpus().length,
+  processor: cpus()[0]?.model,
+  memoryGb: Math.round(totalmem() / 2 ** 30),
+  system: `${platform()} ${arch()}`,
+  node: process.version,
+  syncMs: syncTime(dir),
+  loadBefore: loadavg()[0] ?? 0,
+}
+if (machine.loadBefore > 0.3 * machine.cores)
+  say(`this machine is busy (load ${machine.loadBefore.toFixed(1)}): times will be worse than they could be`)
+const generator = findGenerator(dir, say)
+say(`the shop opens in ${dir}; load comes from ${generator.name}`)
+
+await using stack = new AsyncDisposableStack()
+const shop = stack.use(await startShop({ dir: join(dir, 'shop'), say }))
+const bare = async (kind: string) => {
+  const { url, child } = await startBaseline(shop, kind)
+  stack.use(child)
+  return url
+}
+const memory = () => roleNames.reduce((sum, role) => sum + memoryOf(shop.roles[role].pid), 0)
+
+say('memory and starts')
+await sleep(2000)
+const idle = memory()
+const starts: Record<string, number[]> = Object.fromEntries(roleNames.map((role) => [role, []]))
+for (let i = 0; i < 5; i++) for (const role of roleNames) starts[role]?.push(await coldStart(shop, role))
+
+say(`catalogues of 1,000 and of ${largeCount.toLocaleString('en')} products, customers, bare servers`)
+const products = await fillCatalogue(shop.databaseUrl, 1000)
+const large = await startLargeCatalogue(shop, largeCount)
+stack.use(large.child)
+const customers = await makeCustomers(shop, 8)
+const buyer = customers[0] as Customer
+const openEdge = stack.use(await startOpenEdge(shop, buyer))
+const [bareHttp, bareProducts, bareOrders] = [await bare('http'), await bare('products'), await bare('orders')]
+// Mails would run beside whatever is measured next. Without a mail server the events wait in the stream.
+await shop.mail.stop()
+
+/** The relay empties the outbox before the next target has its turn. */
+const untilRelayed = async () => {
+  for (const end = Date.now() + 30_000; Date.now() < end; await sleep(100)) {
+    const { rows } = await query(shop.databaseUrl, 'select 1 from orders.outbox limit 1')
+    if (rows.length === 0) return
+  }
+  throw new Error('the relay has not emptied the outbox in 30 s')
+}
+
+interface Target {
+  group: string
+  name: string
+  load: () => Load
+  /** Of a single request, which is made first to see that the answer is what is meant. */
+  status?: number
+  connections?: number
+  after?: () => Promise<void>
+}
+const { products: productsRole, orders: ordersRole } = shop.roles
+const list = '/product?limit=20'
+const item = `/product/${products[0]}`
+const known = { 'If-None-Match': '"v1"' }
+const assertion = { 'X-Auth-Assertion': buyer.assertion }
+const orderBy = (url: string, caller: (customer: Customer) => [string, string]) => ({
+  load: () => ({ url: `${url}/order`, orders: { callers: customers.map(caller), products: products.slice(0, 200) } }),
+  after: untilRelayed,
+})
+const get = (url: string, headers?: Record<string, string>) => ({ load: () => ({ url, headers }), status: 200 })
+
+const targets = {
+  http: { group: 'node:http', name: 'bare: node:http alone', ...get(`${bareHttp}/`) },
+  bareList: { group: 'list of 20', name: 'bare: one statement', ...get(`${bareProducts}/product`) },
+  roleList: { group: 'list of 20', name: 'at the role', ...get(productsRole.url + list) },
+  edgeList: { group: 'list of 20', name: 'through the edge', ...get(shop.url + list) },
+  bareItem: { group: 'product by id', name: 'bare: one statement', ...get(bareProducts + item) },
+  roleItem: { group: 'product by id', name: 'at the role', ...get(productsRole.url + item) },
+  edgeItem: { group: 'product by id', name: 'through the edge', ...get(shop.url + item) },
+  bareKnown: {
+    group: '… unchanged (304)',
+    name: 'bare: one statement',
+    ...get(bareProducts + item, known),
+    status: 304,
+  },
+  roleKnown: { group: '… unchanged (304)', name: 'at the role', ...get(productsRole.url + item, known), status: 304 },
+  edgeKnown: { group: '… unchanged (304)', name: 'through the edge', ...get(shop.url + item, known), status: 304 },
+  ownRole: { group: 'own orders', name: 'at the role', ...get(`${ordersRole.url}/order`, assertion) },
+  ownOpen: { group: 'own orders', name: 'through an edge without auth', ...get(`${openEdge.url}/order`) },
+  ownEdge: {
+    group: 'own orders',
+    name: 'through the edge, signed in',
+    load: () => ({ url: `${shop.url}/order`, headers: { Authorization: `Bearer ${buyer.token}` } }),
+    status: 200,
+  },
+  bareOrder: { group: 'POST /order', name: 'bare: one statement', ...orderBy(bareOrders, (c) => ['X-User-Id', c.id]) },
+  roleOrder: {
+    group: 'POST /order',
+    name: 'at the role',
+    ...orderBy(ordersRole.url, (c) => ['X-Auth-Assertion', c.assertion]),
+  },
+  edgeOrder: {
+    group: 'POST /order',
+    name: 'through the edge',
+    ...orderBy(shop.url, (c) => ['Authorization', `Bearer ${c.token}`]),
+  },
+  listSmall: { group: 'list, unloaded', name: 'of 1,000 products', ...get(productsRole.url + list), connections: 1 },
+  listLarge: {
+    group: 'list, unloaded',
+    name: `of ${largeCount.toLocaleString('en')} products`,
+    ...get(large.url + list),
+    connections: 1,
+  },
+} satisfies Record<string, Target>
+type Name = keyof typeof targets
+const names = Object.keys(targets) as Name[]
+
+const measure = async (name: Name, time: number): Promise<Sample> => {
+  const target: Target = targets[name]
+  const sample = await generator.run(target.load(), time, target.connections ?? connections)
+  await target.after?.()
+  return sample
+}
+
+say('one request of each, then warm-up')
+// Enough orders that a page of them is full.
+for (let i = 0; i < 25; i++)
+  await call(ordersRole.url, 'POST', '/order', {
+    headers: { ...assertion, 'Idempotency-Key': `first-${i}` },
+    body: { items: [{ productId: products[0], quantity: 1 }] },
+  })
+for (const name of names) {
+  const { load, status }: Target = targets[name]
+  if (!status) continue
+  const { url, headers } = load()
+  const { origin, pathname, search } = new URL(url)
+  const answer = await call(origin, 'GET', pathname + search, { headers })
+  const isPage = answer.body?.items ? answer.body.items.length === 20 : true
+  if (answer.status !== status || !isPage)
+    throw new Error(`${url} answers ${answer.status}: ${answer.text.slice(0, 300)}`)
+}
+for (const name of names) await measure(name, isQuick ? 1 : 2)
+
+const samples = Object.fromEntries(names.map((name) => [name, [] as Sample[]])) as Record<Name, Sample[]>
+for (let round = 1; round <= rounds; round++) {
+  say(`round ${round} of ${rounds}: ${names.length} targets, ${seconds} s each`)
+  await signIn(shop, customers)
+  // There and back again, so that nobody always comes after the same other.
+  for (const name of round % 2 ? names : names.toReversed()) samples[name].push(await measure(name, seconds))
+}
+
+say('orders while their mails go out')
+const sink = stack.use(await startMailSink(shop))
+const mailsSent = async () => {
+  const { rows } = await query(
+    shop.databaseUrl,
+    'select count(*) as count from notifications.mail_delivery where sent_at is not null',
+  )
+  return Number(rows[0].count)
+}
+const before = await mailsSent()
+for (const end = Date.now() + 20_000; (await mailsSent()) === before; await sleep(100))
+  if (Date.now() > end) throw new Error('no mail was sent in 20 s')
+const mailsFrom = await mailsSent()
+const mailing = await generator.run(targets.edgeOrder.load(), seconds * 2, connections)
+const mails = ((await mailsSent()) - mailsFrom) / (seconds * 2)
+const loaded = memory()
+await sink.stop()
+
+const rateOf = (name: Name) => median(samples[name].map((sample) => sample.rate))
+const ratio = (what: string, of: Name, to: Name, goal: Figure['goal'], by: keyof Sample = 'rate'): Figure => ({
+  what,
+  values: samples[of].map((sample, round) => sample[by] / (samples[to][round] as Sample)[by]),
+  goal,
+})
+const figures: Figure[] = [
+  ratio('list of 20 at the role ÷ bare statement', 'roleList', 'bareList', { least: 1 }),
+  ratio('list of 20 through the edge ÷ bare statement', 'edgeList', 'bareList', { least: 0.7 }),
+  ratio('product at the role ÷ bare statement', 'roleItem', 'bareItem', { least: 1 }),
+  ratio('product through the edge ÷ bare statement', 'edgeItem', 'bareItem', { least: 0.7 }),
+  ratio('product unchanged at the role ÷ bare', 'roleKnown', 'bareKnown', { least: 1 }),
+  ratio('product unchanged through the edge ÷ bare', 'edgeKnown', 'bareKnown', { least: 0.7 }),
+  ratio('own orders signed in ÷ without auth', 'ownEdge', 'ownOpen', { least: 0.9 }),
+  ratio('orders at the role ÷ bare statement', 'roleOrder', 'bareOrder', { least: 0.5 }),
+  { what: 'orders through the edge, mails waiting', values: samples.edgeOrder.map((s) => s.rate), unit: '/s' },
+  { what: 'orders through the edge, mails going out', values: [mailing.rate], unit: '/s' },
+  { what: 'mails sent meanwhile', values: [mails], unit: '/s' },
+  ratio(
+    `list p50 of ${largeCount.toLocaleString('en')} products ÷ of 1,000`,
+    'listLarge',
+    'listSmall',
+    { most: 1.2 },
+    'p50',
+  ),
+  ...roleNames.map((role) => ({
+    what: `cold start to ready: ${role}`,
+    values: starts[role] as number[],
+    unit: ' ms',
+    goal: { most: 400 },
+  })),
+  { what: 'memory of the four roles, idle', values: [idle], unit: ' MB', goal: { most: 260 } },
+  { what: 'memory of the four roles, after load', values: [loaded], unit: ' MB' },
+]
+
+console.log(`
+${machine.cores} cores (${machine.processor}), ${machine.memoryGb} GB, ${machine.system}, Node.js ${machine.node}; a page is on the disk after ${machine.syncMs.toFixed(2)} ms.
+${rounds} rounds of ${seconds} s in turns, ${connections} connections (the unloaded lists: 1), load from ${generator.name} on the same cores.
+A request to node:http alone costs ${(1e6 / rateOf('http')).toFixed(0)} µs, the generator's own part in it.
+`)
+printTargets(names.map((name) => ({ ...targets[name], samples: samples[name] })))
+printFigures(figures)
+mkdirSync(dirname(out), { recursive: true })
+const measured = names.map((name) => ({
+  target: name,
+  group: targets[name].group,
+  name: targets[name].name,
+  samples: samples[name],
+}))
+writeFileSync(
+  out,
+  `${JSON.stringify({ machine, generator: generator.name, rounds, seconds, connections, isQuick, figures, targets: measured }, null, 2)}\n`,
+)
+say(`all of it is in ${out}`)

@@ -1,0 +1,256 @@
+import { execFileSync, spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import {
+  closeSync,
+  existsSync,
+  fdatasyncSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
+import { get } from 'node:http'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import jwt from 'jsonwebtoken'
+import { baseEnv, type Child, runToEnd, startChild } from '../src/embedded/child.ts'
+import { call, codeIn, mailTo } from '../src/embedded/client.ts'
+import { startEdge } from '../src/embedded/edge.ts'
+import { freePorts } from '../src/embedded/ports.ts'
+import { createDatabase, query } from '../src/embedded/postgres.ts'
+import { findPrograms } from '../src/embedded/programs.ts'
+import { writeSecrets } from '../src/embedded/secrets.ts'
+import type { Shop } from '../src/embedded/shop.ts'
+import { type Role, roleNames } from '../src/platform/config.ts'
+import { median } from './report.ts'
+
+const main = join(import.meta.dirname, '../src/main.ts')
+const log = (shop: Shop, name: string) => join(shop.dir, 'log', `${name}.log`)
+
+/** The settings of a role or of `migrate`, by key. */
+export const settingsOf = (shop: Shop, reader: Role | 'migrate'): Record<string, string> => {
+  const dir = shop.secretsDir(reader)
+  return Object.fromEntries(readdirSync(dir).map((key) => [key, readFileSync(join(dir, key), 'utf8')]))
+}
+
+/** A directory of settings: those of `reader`, with changes. */
+function changed(shop: Shop, reader: Role | 'migrate', name: string, changes: Record<string, string>) {
+  const dir = join(shop.dir, 'secrets', name)
+  writeSecrets(dir, { ...settingsOf(shop, reader), ...changes })
+  return dir
+}
+
+/** Starts a bare server of baseline.ts. */
+export async function startBaseline(shop: Shop, kind: string, env: Record<string, string> = {}) {
+  const [port] = await freePorts(1)
+  const url = `http://127.0.0.1:${port}`
+  const child = await startChild({
+    name: kind,
+    command: process.execPath,
+    args: [join(import.meta.dirname, 'baseline.ts'), kind, String(port)],
+    env: { DATABASE_URL: shop.databaseUrl, NODE_ENV: 'production', ...env },
+    log: log(shop, `bare-${kind}`),
+    ready: async () => (await fetch(url)).status > 0,
+  })
+  return { url, child }
+}
+
+/** Takes the place of the shop's inbox: a mail server that keeps nothing. */
+export const startMailSink = (shop: Shop): Promise<Child> =>
+  startChild({
+    name: 'mail sink',
+    command: process.execPath,
+    args: [join(import.meta.dirname, 'baseline.ts'), 'mail', String(shop.ports.smtp)],
+    log: log(shop, 'mail-sink'),
+    ready: async () => true,
+  })
+
+export interface Customer {
+  id: string
+  email: string
+  password: string
+  /** Access token, of ten minutes. */
+  token: string
+  /** What the edge would tell a role of this customer, for longer than a run of the benchmark. */
+  assertion: string
+}
+
+/** New customers: registered, verified by the mailed code, signed in. At the role itself, past the limits per address. */
+export async function makeCustomers(shop: Shop, count: number): Promise<Customer[]> {
+  const key = settingsOf(shop, 'orders').ASSERTION_KEY as string
+  const make = async () => {
+    const email = `bench-${randomBytes(6).toString('hex')}@example.org`
+    const password = randomBytes(12).toString('hex')
+    await post(shop, 202, '/auth/register', { email, password })
+    const code = codeIn(await mailTo(shop.inboxUrl, email))
+    await post(shop, 200, '/auth/verify', { email, code })
+    const { accessToken: token } = await post(shop, 200, '/auth/login', { email, password })
+    const { body } = await call(shop.url, 'GET', '/profile', { token })
+    const claims = { email, roles: ['customer'], sid: (jwt.decode(token) as jwt.JwtPayload).sid }
+    const assertion = jwt.sign(claims, key, { subject: body.id, audience: 'internal', expiresIn: '1h' })
+    return { id: body.id as string, email, password, token, assertion }
+  }
+  return Promise.all(Array.from({ length: count }, make))
+}
+
+/** Gives each customer a fresh access token. */
+export async function signIn(shop: Shop, customers: Customer[]) {
+  for (const customer of customers) {
+    const { email, password } = customer
+    customer.token = (await post(shop, 200, '/auth/login', { email, password })).accessToken
+  }
+}
+
+async function post(shop: Shop, status: number, path: string, body: object) {
+  const answer = await call(shop.roles.auth.url, 'POST', path, { body })
+  if (answer.status !== status) throw new Error(`POST ${path}: ${answer.status}: ${answer.text}`)
+  return answer.body
+}
+
+/** Fills a catalogue with `count` products of which there are a thousand million each; returns the ids of a thousand. */
+export async function fillCatalogue(databaseUrl: string, count: number): Promise<string[]> {
+  const run = (sql: string) => query(databaseUrl, sql)
+  const isLarge = count > 10_000
+  const { rows: indexes } = await run(
+    `select indexname as name, indexdef as definition from pg_indexes
+      where schemaname = 'products' and tablename = 'product' and indexname <> 'product_pkey'`,
+  )
+  // Made again afterwards, the indexes of a million rows take a fifth of the time. The trigger notes words for a search
+  // that finds nothing, which is not asked here.
+  if (isLarge) {
+    for (const { name } of indexes) await run(`drop index products.${name}`)
+    await run('alter table products.product disable trigger product_inserted')
+  }
+  await run(
+    `insert into products.product (id, sku, name, description, category, price, currency, created_at, updated_at)
+     select gen_random_uuid(), 'BENCH-' || i, (array['Oak', 'Linen', 'Copper', 'Wool', 'Glass'])[i % 5 + 1] || ' '
+              || (array['lamp', 'chair', 'kettle', 'blanket', 'bowl', 'shelf', 'clock'])[i % 7 + 1] || ' ' || i,
+            'Made by hand in a small workshop, and meant to be used every day for many years.',
+            'category-' || i % 40, 500 + i * 7 % 90000, 'EUR', moment, moment
+       from generate_series(1, ${count}) i, lateral (select now() - i * interval '1 second' as moment) made`,
+  )
+  await run('insert into products.stock (product_id, on_hand) select id, 1000000000 from products.product')
+  if (isLarge) {
+    for (const { definition } of indexes) await run(`set maintenance_work_mem = '256MB'; ${definition}`)
+    await run('alter table products.product enable trigger product_inserted')
+  }
+  await run('vacuum (analyze) products.product')
+  await run('vacuum (analyze) products.stock')
+  await run('checkpoint')
+  const { rows } = await run('select id from products.product limit 1000')
+  return rows.map((row) => row.id)
+}
+
+/** A second products role, on a database of its own with `count` products in the same PostgreSQL. */
+export async function startLargeCatalogue(shop: Shop, count: number) {
+  const databaseUrl = await createDatabase(shop.databaseUrl, 'large')
+  const migrator = changed(shop, 'migrate', 'large-migrate', { DATABASE_URL: databaseUrl })
+  await runToEnd(process.execPath, [main, 'migrate'], { env: { SECRETS_DIR: migrator } })
+  await fillCatalogue(databaseUrl, count)
+  const login = new URL(settingsOf(shop, 'products').DATABASE_URL as string)
+  return startReplica(shop, 'products', 'large', {
+    DATABASE_URL: Object.assign(login, { pathname: '/large' }).href,
+  })
+}
+
+/** Another process of a role, with changed settings. */
+async function startReplica(shop: Shop, role: Role, name: string, changes: Record<string, string>) {
+  const [port, metrics] = await freePorts(2)
+  const url = `http://127.0.0.1:${port}`
+  const ports = { LISTEN_PORT: String(port), METRICS_PORT: String(metrics) }
+  const child = await startChild({
+    name: `${name} ${role}`,
+    command: process.execPath,
+    args: [main],
+    env: { SECRETS_DIR: changed(shop, role, name, { ...changes, ...ports }), ROLE: role },
+    log: log(shop, name),
+    ready: async () => (await fetch(`${url}/readyz`)).ok,
+  })
+  return { url, child }
+}
+
+/**
+ * A second edge, made by the same script, whose routes for users then do not ask /authz: they tell the role that it is
+ * always `customer` who calls. What the shop's own edge is slower by is what authentication costs.
+ */
+export async function startOpenEdge(shop: Shop, customer: Customer) {
+  const [port] = await freePorts(1)
+  const dir = join(shop.dir, 'open-edge')
+  const edge = await startEdge({
+    program: findPrograms().nginx,
+    dir,
+    log: log(shop, 'open-edge'),
+    listen: `127.0.0.1:${port}`,
+    env: Object.fromEntries(
+      roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, `127.0.0.1:${shop.ports[role]}`]),
+    ),
+  })
+  const facts: Record<string, string> = {
+    $user_id: customer.id,
+    $user_email: customer.email,
+    $user_roles: 'customer',
+    $session_id: 'bench',
+    $assertion: customer.assertion,
+  }
+  const file = join(dir, 'access/user.conf')
+  const told = readFileSync(file, 'utf8')
+    .replace(/^auth_request.*\n/gm, '')
+    .replace(/\$\w+/g, (name) => facts[name] ?? name)
+  writeFileSync(file, told)
+  await edge.kill('SIGHUP')
+  for (const end = Date.now() + 10_000; (await fetch(`${edge.url}/order`)).status !== 200; await sleep(50))
+    if (Date.now() > end) throw new Error(`GET ${edge.url}/order still asks who is calling`)
+  return edge
+}
+
+/** Milliseconds from the start of a role's process to its first 200 from /readyz, and its dependencies are there. */
+export async function coldStart(shop: Shop, role: Role): Promise<number> {
+  const [port = 0, metrics] = await freePorts(2)
+  const ports = { LISTEN_PORT: String(port), METRICS_PORT: String(metrics) }
+  const env = { ...baseEnv(), SECRETS_DIR: changed(shop, role, 'cold', ports), ROLE: role }
+  const began = performance.now()
+  const child = spawn(process.execPath, [main], { env, stdio: 'ignore' })
+  const gone = once(child, 'exit')
+  try {
+    while (!(await isReady(port))) {
+      if (child.exitCode !== null || performance.now() - began > 20_000) throw new Error(`${role} did not start`)
+      await sleep(2)
+    }
+    return performance.now() - began
+  } finally {
+    child.kill('SIGTERM')
+    await gone
+  }
+}
+
+const isReady = (port: number) =>
+  new Promise<boolean>((resolve) => {
+    get({ host: '127.0.0.1', port, path: '/readyz', agent: false }, (response) => {
+      response.resume()
+      resolve(response.statusCode === 200)
+    }).once('error', () => resolve(false))
+  })
+
+/** Resident memory of a process in MB; pages that processes share are counted in each. */
+export function memoryOf(pid: number | undefined): number {
+  const kilobytes = existsSync(`/proc/${pid}/status`)
+    ? /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+    : execFileSync('ps', ['-o', 'rss=', '-p', String(pid)], { encoding: 'utf8' })
+  return Number(kilobytes) / 1024
+}
+
+/** Milliseconds that 8 KiB take to be on the disk of `dir`, the median of 50: the floor of a commit. */
+export function syncTime(dir: string): number {
+  const fd = openSync(join(dir, 'sync'), 'w')
+  const page = Buffer.alloc(8192)
+  const times = Array.from({ length: 50 }, () => {
+    const began = performance.now()
+    writeSync(fd, page)
+    fdatasyncSync(fd)
+    return performance.now() - began
+  })
+  closeSync(fd)
+  return median(times)
+}
