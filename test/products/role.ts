@@ -1,6 +1,9 @@
+import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import type { TestFn } from 'ava'
 import pg from 'pg'
 import { type Answer, type Call, call } from '../../src/embedded/client.ts'
@@ -26,6 +29,16 @@ export function useProducts(test: TestFn, env?: Record<string, string>) {
   return {
     shop,
     ask,
+    secret,
+    /** Runs `src/commands.ts` with the settings of the role, to its end. */
+    async command(...args: string[]) {
+      const child = spawn(process.execPath, [join(import.meta.dirname, '../../src/commands.ts'), ...args], {
+        env: { SECRETS_DIR: shop.secretsDir('products') },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      })
+      const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'exit')])
+      return { code: child.exitCode, stdout, stderr }
+    },
     /** A product of its own, made by staff. */
     async add(facts: Partial<Product> = {}): Promise<Product> {
       const body = { ...example(`SKU-${++count}-${randomUUID().slice(0, 8)}`), ...facts }
