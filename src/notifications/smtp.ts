@@ -1,0 +1,124 @@
+import SMTPConnection from 'nodemailer/lib/smtp-connection'
+import type { Logger } from '../platform/log.ts'
+
+export interface SmtpError extends Error {
+  code?: string
+  command?: string
+  response?: string
+  responseCode?: number
+}
+
+export interface SmtpPool extends AsyncDisposable {
+  /** Sends a message over a connection of the pool; rejects with SmtpError. Waits while all connections are busy. */
+  send(envelope: { from: string; to: string[] }, message: Buffer): Promise<void>
+  /** Connects, signs in and leaves; rejects with SmtpError. */
+  probe(): Promise<void>
+}
+
+interface PoolOptions {
+  /** `smtp://user:password@host:port`, or `smtps:` for TLS from the first byte. */
+  url: string
+  /** Makes TLS required, with a certificate of this authority. */
+  ca?: string
+  /** How we greet the server. */
+  hostname: string
+  /** Most connections at once. */
+  connections: number
+  /** Milliseconds to connect, with TLS and greeting. */
+  connectTimeout: number
+  /** Milliseconds of silence after which the server is given up. */
+  silence: number
+  log: Logger
+}
+
+/**
+ * Keeps connections of nodemailer's SMTP client, opened when first used. Its own pool and message streams cost twice the
+ * processor time a mail, and hide a fault behind retries; here every fault reaches the mail that met it, at once.
+ */
+export function openSmtp({ url, ca, hostname, connections, connectTimeout, silence, log }: PoolOptions): SmtpPool {
+  const server = new URL(url)
+  const auth = server.username
+    ? { user: decodeURIComponent(server.username), pass: decodeURIComponent(server.password) }
+    : undefined
+  const secure = server.protocol === 'smtps:'
+  const options: SMTPConnection.Options = {
+    host: server.hostname.replace(/^\[|\]$/g, ''),
+    port: Number(server.port) || (secure ? 465 : 587),
+    secure,
+    // Without an authority STARTTLS is used where the server offers it.
+    requireTLS: ca !== undefined && !secure,
+    tls: ca ? { ca } : undefined,
+    name: hostname,
+    connectionTimeout: connectTimeout,
+    greetingTimeout: connectTimeout,
+    dnsTimeout: connectTimeout,
+    socketTimeout: silence,
+  }
+  const idle: SMTPConnection[] = []
+  const waiting: (() => void)[] = []
+  let busy = 0
+
+  const open = () =>
+    new Promise<SMTPConnection>((resolve, reject) => {
+      const connection = new SMTPConnection(options)
+      const fail = (error: Error) => {
+        connection.close()
+        reject(error)
+      }
+      // A fault while a mail is under way reaches its sender too; one of an idle connection is nobody's.
+      connection.on('error', (err) => {
+        log.debug({ err }, 'mail connection fault')
+        fail(err)
+      })
+      connection.once('end', () => {
+        const at = idle.indexOf(connection)
+        if (at >= 0) idle.splice(at, 1)
+        reject(Object.assign(new Error('the mail server closed the connection'), { code: 'ECONNECTION' }))
+      })
+      connection.connect((error) => {
+        if (error) return fail(error)
+        if (!auth || !connection.allowsAuth) return resolve(connection)
+        connection.login({ credentials: auth }, (refused) => (refused ? fail(refused) : resolve(connection)))
+      })
+    })
+
+  const transmit = (connection: SMTPConnection, envelope: { from: string; to: string[] }, message: Buffer) =>
+    new Promise<void>((resolve, reject) => {
+      connection.send({ ...envelope, size: message.length }, message, (error) => (error ? reject(error) : resolve()))
+    })
+  const reset = (connection: SMTPConnection) =>
+    new Promise<boolean>((resolve) => connection.reset((error) => resolve(!error)))
+
+  return {
+    async send(envelope, message) {
+      if (busy === connections) await new Promise<void>((resolve) => waiting.push(resolve))
+      else busy++
+      let connection: SMTPConnection | undefined
+      let usable = false
+      try {
+        connection = idle.pop() ?? (await open())
+        try {
+          await transmit(connection, envelope, message)
+          usable = true
+        } catch (error) {
+          const { code = '', responseCode } = error as SmtpError
+          // The server refused this message and goes on listening.
+          if (['EENVELOPE', 'EMESSAGE'].includes(code) && responseCode !== 421) usable = await reset(connection)
+          throw error
+        }
+      } finally {
+        if (connection && usable && !connection.destroyed) idle.push(connection)
+        else connection?.close()
+        const next = waiting.shift()
+        if (next) next()
+        else busy--
+      }
+    },
+    async probe() {
+      ;(await open()).quit()
+    },
+    async [Symbol.asyncDispose]() {
+      for (const connection of idle.splice(0)) connection.quit()
+    },
+  }
+}
