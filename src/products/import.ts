@@ -39,8 +39,8 @@ export async function importCatalogue(knex: Knex, source: Readable, { format, on
   const counts: Counts = { lines: 0, created: 0, changed: 0, unchanged: 0, refused: 0 }
   const seen = new Map<string, number>()
   let batch: (ImportedProduct & { id: string })[] = []
-  // One batch is written while the next is read.
-  let writing: Promise<void> = Promise.resolve()
+  // Two batches are written while the next is read. No two have a sku in common, so their order does not matter.
+  const writing = new Set<Promise<void>>()
 
   const refuse = (line: number, reason: string) => {
     counts.refused++
@@ -63,10 +63,11 @@ export async function importCatalogue(knex: Knex, source: Readable, { format, on
     batch.push({ ...read.data, id: newId() })
   }
   const flush = async () => {
-    await writing
-    writing = write(batch)
-    // Awaited with the next batch; until then its failure is not unhandled.
-    writing.catch(() => undefined)
+    if (writing.size === 2) await Promise.race(writing)
+    const one: Promise<void> = write(batch).then(() => void writing.delete(one))
+    // One that failed stays, for the awaits to meet; until then it is not unhandled.
+    one.catch(() => undefined)
+    writing.add(one)
     batch = []
   }
 
@@ -77,9 +78,12 @@ export async function importCatalogue(knex: Knex, source: Readable, { format, on
         take(entry)
         if (batch.length === 1000) await flush()
       }
-  } finally {
     await flush()
-    await writing
+    await Promise.all(writing)
+  } catch (error) {
+    if (error instanceof UnreadableFile) await flush()
+    await Promise.allSettled(writing)
+    throw error
   }
   return counts
 }

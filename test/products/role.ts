@@ -29,11 +29,10 @@ export function useProducts(test: TestFn, env?: Record<string, string>) {
   return {
     shop,
     ask,
-    secret,
-    /** Runs `src/commands.ts` with the settings of the role, to its end. */
-    async command(...args: string[]) {
+    /** Runs `src/commands.ts` with the settings of the role and `env`, to its end. */
+    async command(env: Record<string, string>, ...args: string[]) {
       const child = spawn(process.execPath, [join(import.meta.dirname, '../../src/commands.ts'), ...args], {
-        env: { SECRETS_DIR: shop.secretsDir('products') },
+        env: { ...env, SECRETS_DIR: shop.secretsDir('products') },
         stdio: ['ignore', 'pipe', 'pipe'],
       })
       const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'exit')])
