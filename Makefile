@@ -41,6 +41,24 @@ migrate: node_modules/.package-lock.json ## Bring database and streams up to dat
 policy: node_modules/.package-lock.json ## Show who may call which route
 	@$(node) src/commands.ts policy
 
+##@ Secrets
+ENV ?= dev
+.PHONY: secrets secrets-edit secrets-check secrets-rotate secrets-apply
+secrets: ## Make what is missing of the secrets, and unpack them for this host (ENV=dev)
+	@bash secrets/make.sh "$(ENV)"
+
+secrets-edit: ## Change secrets in your editor (ENV=dev)
+	@bash secrets/edit.sh "$(ENV)"
+
+secrets-check: ## Prove that nothing secret is in the tree or its history
+	@bash secrets/check.sh
+
+secrets-rotate: ## Change people or values (ENV=dev WHAT=jwt; WHAT=recipients ADD=age1… NAME=asha)
+	@ADD="$(ADD)" REMOVE="$(REMOVE)" NAME="$(NAME)" bash secrets/rotate.sh "$(ENV)" $(WHAT)
+
+secrets-apply: ## Put them into the cluster and restart what mounts a changed one (ENV=prod NAMESPACE=bodega)
+	@bash secrets/apply.sh "$(ENV)" "$(or $(NAMESPACE),bodega)"
+
 ##@ Develop
 check: node_modules/.package-lock.json ## Check format, lint and types
 	@npm run -s check
