@@ -50,6 +50,9 @@ const orders = {
   price: { key: 'p.price', value: '?::bigint' },
 }
 
+/** A page of 100 and one more. The planner takes a limit it does not know to be a tenth of the table, so it is told. */
+const most = 101
+
 /**
  * How many products are looked through in order before every match is collected and sorted instead. A word in one of
  * 140 products or more fills its page from these, and a rarer one has few to collect; at 1,000,000 products neither
@@ -105,7 +108,6 @@ export async function listProducts(db: Db, filter: Filter, position: Position | 
     .join(' ')
 
   if (others.text === '') {
-    // The inner limit is for the planner, which takes an unknown one to be a tenth of the table.
     const text = `
       select row_to_json(page)::text as item
       from (
@@ -113,7 +115,7 @@ export async function listProducts(db: Db, filter: Filter, position: Position | 
         from products.product p join products.stock s on s.product_id = p.id
         where ${indexed.text}
         ${sorted(order.key, 'p.id')}
-        limit 101
+        limit ${most}
       ) page
       limit ?`
     const rows = await db.run<{ item: string }>({ name, text: numbered(text) }, [...indexed.values, limit])
@@ -146,7 +148,9 @@ export async function listProducts(db: Db, filter: Filter, position: Position | 
     select row_to_json(page)::text as item
     from (
       select ${shown}
-      from found join products.product p on p.id = found.id join products.stock s on s.product_id = p.id
+      from (select found.id, found.key from found limit ${most}) found
+      join products.product p on p.id = found.id
+      join products.stock s on s.product_id = p.id
       ${sorted('found.key', 'found.id')}
     ) page`
   const values = [
