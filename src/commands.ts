@@ -71,6 +71,8 @@ async function writeRoutes() {
 }
 
 if (import.meta.main) {
+  // A reader that has seen enough, such as `head`, is no fault.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
   const [name = '', argument] = process.argv.slice(2)
   try {
     const command = commands[name]
