@@ -13,7 +13,7 @@ export async function runJob(name: string | undefined, env: NodeJS.ProcessEnv) {
   const job = jobs.find((candidate) => candidate.name === name)
   if (!job)
     throw new ConfigError('the command line', [
-      `${name ?? 'nothing'} is no job; the jobs are ${jobs.map((known) => known.name).join(', ')}`,
+      `${name || 'nothing'} is no job; the jobs are ${jobs.map((known) => known.name).join(', ')}`,
     ])
   const c = config('notifications', env)
   const log = openLog(c.LOG_LEVEL, { role: 'notifications', job: job.name })
