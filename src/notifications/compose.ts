@@ -65,21 +65,18 @@ const order =
   (kind: Extract<Draft, { template: 'order' }>['kind']) =>
   (payload: Order): Draft => ({ userId: payload.userId, email: payload.email, kind, template: 'order', order: payload })
 
-/** The mail that each event becomes; null where it becomes none. */
-export const drafts: { [S in Subject]: ((payload: Payload<S>) => Draft) | null } = {
+/** The mail that an event becomes; other events become none. */
+export const drafts: { [S in Subject]?: (payload: Payload<S>) => Draft } = {
   'msg.user.registered': verification,
   'msg.user.verification_requested': verification,
-  'msg.user.verified': null,
   'msg.user.register_repeated': notice('already_registered'),
   'msg.user.login_code_requested': loginCode,
   'msg.user.password_reset_requested': passwordReset,
   'msg.user.password_changed': notice('password_changed'),
   'msg.user.session_reused': notice('session_reused'),
-  'msg.user.changed': null,
   'msg.order.placed': order('order_placed'),
   'msg.order.paid': order('order_paid'),
   'msg.order.shipped': order('order_shipped'),
-  'msg.order.delivered': null,
   'msg.order.cancelled': order('order_cancelled'),
   'msg.order.expired': order('order_expired'),
   'msg.order.unpaid': order('order_unpaid'),

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { Counter } from 'prom-client'
 import { events, type Payload, type Subject } from '../events.ts'
-import { type Message, Permanent } from '../platform/bus.ts'
+import { type Message, NotYet, Permanent } from '../platform/bus.ts'
 import { type Db, outOfReach } from '../platform/db.ts'
 import type { Logger } from '../platform/log.ts'
 import { registry } from '../platform/metrics.ts'
@@ -72,7 +72,8 @@ export async function openHandler({ db, mailer, publicUrl, from, stopping, log }
       await mailer.gate.pass()
       const claim = await stored(() => claimMail(db, message.id, kind, owner, userId))
       if (claim.sent) return 'repeated'
-      if (!claim.claimed) throw new Error('another delivery of this message is being sent')
+      // Another delivery of this message has it in hand, or had when it died: a claim ends within 25 s.
+      if (!claim.claimed) throw new NotYet(10_000)
       try {
         mail ??= compose(
           {
@@ -88,45 +89,43 @@ export async function openHandler({ db, mailer, publicUrl, from, stopping, log }
       try {
         await mailer.send(mail)
       } catch (error) {
-        if (error instanceof ServerFault && (++faults < enough || mailer.accepted() === acceptedBefore)) {
-          mails.inc({ kind, result: 'held' })
-          continue
-        }
-        await releaseMail(db, message.id, owner).catch(() => undefined)
-        throw error
+        await releaseMail(db, message.id, owner).catch((err) => log.warn({ err, messageId: message.id }, 'claim kept'))
+        const isHeld = error instanceof ServerFault && (++faults < enough || mailer.accepted() === acceptedBefore)
+        if (!isHeld) throw error
+        mails.inc({ kind, result: 'held' })
+        continue
       }
       // The server has it: only this mark keeps a later delivery of the message from becoming a second mail.
-      await stored(() => markMailSent(db, message.id))
+      await stored(() => markMailSent(db, message.id, kind, owner))
       return 'sent'
     }
   }
 
   return async (message: Message) => {
-    if (!Object.hasOwn(events, message.subject)) {
-      log.debug({ subject: message.subject }, 'no mail for this event')
-      return
-    }
     const subject = message.subject as Subject
+    const stage = stageOf[subject]
+    const draftOf = drafts[subject] as ((payload: unknown) => Draft) | undefined
+    if (!stage && !draftOf) return
     const payload = parsePayload(subject, message.data)
     const beats = setInterval(() => message.working(), beat)
     try {
-      const stage = stageOf[subject]
       if (stage) await stored(() => rememberRecipient(db, stage, payload as Recipient))
-      const draft = (drafts[subject] as ((payload: unknown) => Draft) | null)?.(payload)
-      if (!draft) return
-      try {
-        const result = await send(draft, message)
-        mails.inc({ kind: draft.kind, result })
-        log.info(
-          { messageId: message.id, kind: draft.kind, userId: draft.userId, delivery: message.delivery },
-          `mail ${result}`,
-        )
-      } catch (error) {
-        mails.inc({ kind: draft.kind, result: error instanceof Permanent ? 'refused' : 'deferred' })
-        throw error
-      }
+      if (draftOf) await report(draftOf(payload), message)
     } finally {
       clearInterval(beats)
+    }
+  }
+
+  async function report(draft: Draft, message: Message) {
+    const { kind, userId } = draft
+    try {
+      const result = await send(draft, message)
+      mails.inc({ kind, result })
+      log.info({ messageId: message.id, kind, userId, delivery: message.delivery }, `mail ${result}`)
+    } catch (error) {
+      mails.inc({ kind, result: error instanceof Permanent ? 'refused' : 'deferred' })
+      // What is held when the process stops goes back at once, for another replica or the next start.
+      throw stopping.aborted && !(error instanceof Permanent) ? new NotYet(1000) : error
     }
   }
 }

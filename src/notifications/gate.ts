@@ -4,7 +4,7 @@ import type { Logger } from '../platform/log.ts'
 import { registry } from '../platform/metrics.ts'
 
 export interface Gate {
-  /** Resolves when the dependency is not known to be down; rejects when the process stops. */
+  /** Resolves when the dependency is not known to be down; rejects when the process stops while it is. */
   pass(): Promise<void>
   /** Reports it down: everyone who passes from now on waits until a probe succeeds. */
   shut(fault: unknown): void
@@ -52,7 +52,6 @@ export function openGate(
   return {
     async pass() {
       await outage
-      stopping.throwIfAborted()
     },
     shut(fault) {
       if (outage) return

@@ -38,7 +38,6 @@ export async function start({ env, log, stack, stopping }: Process) {
     }),
   )
   const handle = await openHandler({ db, mailer, publicUrl: c.PUBLIC_URL, from: c.MAIL_FROM, stopping, log })
-  stack.use(consume(bus, 'mailer', { concurrency: 128, handle, log }))
   stack.use(startSchedules({ db, stopping, log }))
 
   measurePool(db)
@@ -57,5 +56,7 @@ export async function start({ env, log, stack, stopping }: Process) {
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
     }),
   )
+  // Last, so that a stop ends the taking of messages first.
+  stack.use(consume(bus, 'mailer', { concurrency: 128, handle, log }))
   await announceReady(checks, log, stopping)
 }

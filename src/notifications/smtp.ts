@@ -62,8 +62,8 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
     new Promise<SMTPConnection>((resolve, reject) => {
       const connection = new SMTPConnection(options)
       const fail = (error: Error) => {
-        connection.close()
         reject(error)
+        connection.close()
       }
       // A fault while a mail is under way reaches its sender too; one of an idle connection is nobody's.
       connection.on('error', (err) => {

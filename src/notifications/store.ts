@@ -70,12 +70,17 @@ export async function claimMail(db: Db, eventId: string, kind: string, owner: st
   return row as Claim
 }
 
+// Makes the row where a crash of the database has taken the claim with it.
 const sent: Statement = {
   name: 'mark_mail_sent',
-  text: 'update notifications.mail_delivery set sent_at = now() where event_id = $1 and sent_at is null',
+  text: `
+    insert into notifications.mail_delivery as known (event_id, kind, claimed_by, claimed_until, sent_at)
+    values ($1, $2, $3, now(), now())
+    on conflict on constraint mail_delivery_pkey do update set sent_at = now() where known.sent_at is null`,
 }
 /** The mail server has taken the mail: from here on the event never becomes a mail again. */
-export const markMailSent = (db: Db, eventId: string) => db.run(sent, [eventId])
+export const markMailSent = (db: Db, eventId: string, kind: string, owner: string) =>
+  db.run(sent, [eventId, kind, owner])
 
 const release: Statement = {
   name: 'release_mail',

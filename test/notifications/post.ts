@@ -7,7 +7,7 @@ import type { SMTPServerOptions } from 'smtp-server'
 import { query } from '../../src/embedded/postgres.ts'
 import { type Payload, type Subject, stream } from '../../src/events.ts'
 import { eventually, useShop } from '../support/shop.ts'
-import { type MailSink, startMailSink } from '../support/smtp.ts'
+import { mailSink } from '../support/smtp.ts'
 
 /** A letter in the dead-letter stream: which message, and why. */
 export interface DeadLetter {
@@ -15,23 +15,26 @@ export interface DeadLetter {
   reason: string
 }
 
+interface Options {
+  smtp?: SMTPServerOptions
+  /** Settings of the role. */
+  env?: Record<string, string>
+  shop?: Parameters<typeof useShop>[1]
+}
+
 /** The notifications role alone, on real PostgreSQL and NATS, with a mail server that the test controls. */
-export function usePost(test: TestFn, { env, ...smtp }: SMTPServerOptions & { env?: Record<string, string> } = {}) {
-  const sink = {} as MailSink
+export function usePost(test: TestFn, { smtp, env, shop: options }: Options = {}) {
+  const sink = mailSink(smtp)
   const settings: Record<string, string> = {
     PUBLIC_URL: 'https://shop.example.org',
     MAIL_FROM: 'Kiosk <mail@example.org>',
   }
-  let stopSink = async () => {}
   test.serial.before('the mail server starts', async () => {
-    const started = await startMailSink(smtp)
-    stopSink = () => started.down()
-    Object.setPrototypeOf(sink, started)
-    settings.SMTP_URL = started.url
-    Object.assign(settings, env)
+    await sink.up()
+    Object.assign(settings, { SMTP_URL: sink.url }, env)
   })
-  const shop = useShop(test, { roles: ['notifications'], env: settings })
-  test.after.always('the mail server stops', () => stopSink())
+  const shop = useShop(test, { roles: ['notifications'], env: settings, ...options })
+  test.after.always('the mail server stops', () => sink.down())
 
   const secret = (reader: 'notifications' | 'migrate', name: string) =>
     readFileSync(join(shop.secretsDir(reader), name), 'utf8')

@@ -1,0 +1,233 @@
+import { randomUUID } from 'node:crypto'
+import { cpSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import { startChild } from '../../src/embedded/child.ts'
+import { freePorts } from '../../src/embedded/ports.ts'
+import { query } from '../../src/embedded/postgres.ts'
+import { eventually } from '../support/shop.ts'
+import { usePost } from './post.ts'
+
+const { shop, sql, secret, metric } = usePost(test)
+
+const names = ['expire-orders', 'remind-unpaid']
+const minute = 60_000
+const run = (job: string, slot: Date) =>
+  sql(
+    'select owner, result, error, finished_at from notifications.cron_run where job = $1 and slot = $2',
+    job,
+    slot,
+  ).then(([row]) => row)
+const latest = (now = Date.now()) => new Date(now - (now % minute))
+/** Steps out of the way of a minute's turn, where one slot becomes the next. */
+const clearOfTurn = async () => {
+  const left = minute - (Date.now() % minute)
+  if (left < 8000) await sleep(left + 1000)
+}
+
+/** A second replica of the role, beside the shop's. */
+async function replica(name: string) {
+  const [port, metrics] = await freePorts(2)
+  const dir = join(shop.dir, name)
+  cpSync(shop.secretsDir('notifications'), dir, { recursive: true })
+  writeFileSync(join(dir, 'LISTEN_PORT'), String(port))
+  writeFileSync(join(dir, 'METRICS_PORT'), String(metrics))
+  const child = await startChild({
+    name,
+    command: process.execPath,
+    args: [join(import.meta.dirname, '../../src/main.ts')],
+    env: { ROLE: 'notifications', SECRETS_DIR: dir },
+    log: join(shop.dir, 'log', `${name}.log`),
+    ready: async () => (await fetch(`http://127.0.0.1:${port}/readyz`)).ok,
+  })
+  return Object.assign(child, { metricsUrl: `http://127.0.0.1:${metrics}/metrics` })
+}
+
+/** An unpaid order as old as `minutes`. */
+async function unpaid(minutes: number) {
+  const id = randomUUID()
+  await sql(
+    `insert into orders.order (id, user_id, email, currency, total, created_at)
+     values ($1, gen_random_uuid(), 'late@example.org', 'EUR', 100, now() - make_interval(mins => $2))`,
+    id,
+    minutes,
+  )
+  return id
+}
+const statusOf = (id: string) =>
+  sql('select status, reminded_at from orders.order where id = $1', id).then(([row]) => row)
+const job = (name: string) => shop.run('notifications', 'commands.ts', 'job', name)
+
+test.serial('start → the latest slot, which nobody ran, is caught up', async (t) => {
+  for (const name of names) {
+    const rows = await eventually(`a run of ${name}`, async () => {
+      const found = await sql(
+        'select slot, result, error from notifications.cron_run where job = $1 and finished_at is not null',
+        name,
+      )
+      return found.length > 0 && found
+    })
+    t.deepEqual(rows[0].result, { orders: 0 })
+    t.is(rows[0].error, null)
+    t.true(latest().getTime() - rows[0].slot.getTime() <= minute)
+  }
+})
+
+test.serial(
+  'job expire-orders by command → expires what is unpaid for 30 minutes, and enters it in the ledger',
+  async (t) => {
+    const [young, old] = [await unpaid(29), await unpaid(31)]
+    const { stdout } = await job('expire-orders')
+    t.regex(stdout, /^expire-orders: \{"orders":[01]\}\n$/)
+    t.is((await statusOf(old)).status, 'expired')
+    t.is((await statusOf(young)).status, 'pending')
+  },
+)
+
+test.serial('job remind-unpaid by command, twice → reminds of each order once', async (t) => {
+  const old = await unpaid(21)
+  await job('remind-unpaid')
+  const { reminded_at: first } = await statusOf(old)
+  t.truthy(first)
+  await job('remind-unpaid')
+  t.deepEqual((await statusOf(old)).reminded_at, first)
+  const [{ events }] = await sql(
+    `select count(*) as events from orders.outbox where subject = 'msg.order.unpaid' and payload->>'orderId' = $1`,
+    old,
+  )
+  t.is(Number(events), 1)
+})
+
+test.serial('1,100 late orders → one run works through all its batches', async (t) => {
+  await shop.roles.notifications.stop()
+  await sql(
+    `insert into orders.order (id, user_id, email, currency, total, created_at)
+     select gen_random_uuid(), gen_random_uuid(), 'late@example.org', 'EUR', 100, now() - interval '2 hours'
+     from generate_series(1, 1100)`,
+  )
+  const { stdout } = await job('expire-orders')
+  t.is(stdout, 'expire-orders: {"orders":1100}\n')
+  await shop.roles.notifications.restart()
+})
+
+test.serial('an unknown job by command → exit code 78 and the names of the jobs', async (t) => {
+  const error = await t.throwsAsync(job('nothing-of-the-kind'))
+  t.regex(error.message, /expire-orders, remind-unpaid/)
+})
+
+test.serial('two replicas, a minute’s turn → each slot ran once', async (t) => {
+  t.timeout(150_000)
+  await using second = await replica('second')
+  const runs = async (result: string) => {
+    const counts = await Promise.all(
+      [shop.roles.notifications.metricsUrl, second.metricsUrl].map((url) => metric('cron_runs_total', { result }, url)),
+    )
+    return counts.reduce((sum, count) => sum + count, 0)
+  }
+  await clearOfTurn()
+  const ledger = () =>
+    sql('select count(*)::int as runs from notifications.cron_run where finished_at is not null').then(
+      ([row]) => row.runs,
+    )
+  const [before, counted] = [await ledger(), await runs('done')]
+  const next = new Date(latest().getTime() + minute)
+  await eventually(
+    'the next slot of both jobs',
+    async () => (await Promise.all(names.map((name) => run(name, next)))).every((row) => row?.finished_at),
+    70_000,
+  )
+  // The ledger cannot hold a slot twice; the replicas' own counts show that nothing ran beside it.
+  await eventually('both counts', async () => (await runs('done')) - counted === (await ledger()) - before)
+  t.is((await ledger()) - before, 2)
+  t.is(await runs('failed'), 0)
+  await shop.roles.notifications.stop()
+  await second.stop()
+  await shop.roles.notifications.restart()
+})
+
+test.serial(
+  'a replica killed in the middle of a run → another takes the run over once its lease is over',
+  async (t) => {
+    t.timeout(150_000)
+    await clearOfTurn()
+    await shop.roles.notifications.stop()
+    const slot = latest()
+    await sql('delete from notifications.cron_run where slot = $1', slot)
+    // The run cannot end while someone else holds the table.
+    const { default: pg } = await import('pg')
+    const blocker = new pg.Client({ connectionString: shop.databaseUrl })
+    await blocker.connect()
+    await blocker.query('begin; lock table orders.order in access exclusive mode')
+    await shop.roles.notifications.restart()
+    const begun = await eventually('the run is begun', () => run('expire-orders', slot))
+    t.is(begun.finished_at, null)
+    await shop.roles.notifications.kill('SIGKILL')
+    await blocker.query('rollback')
+    await blocker.end()
+
+    await using other = await replica('other')
+    const looked = () => metric('cron_runs_total', { job: 'remind-unpaid', result: 'done' }, other.metricsUrl)
+    await eventually('the other has looked for what was missed', async () => (await looked()) > 0)
+    t.deepEqual(await run('expire-orders', slot), begun)
+    await sql(`update notifications.cron_run set lease_until = now() - interval '1 second' where finished_at is null`)
+    await other.restart()
+    const retaken = await eventually('the run is taken over', async () => {
+      const row = await run('expire-orders', slot)
+      return row?.finished_at && row
+    })
+    t.not(retaken.owner, begun.owner)
+    t.deepEqual(retaken.result, { orders: 0 })
+    await other.stop()
+    await shop.roles.notifications.restart()
+  },
+)
+
+test.serial('a job that fails → its error is in the ledger, and the next slot is another try', async (t) => {
+  await clearOfTurn()
+  await shop.roles.notifications.stop()
+  const slot = latest()
+  await sql('delete from notifications.cron_run where slot = $1', slot)
+  await sql('alter function orders.remind_unpaid(interval, int) rename to remind_unpaid_away')
+  await shop.roles.notifications.restart()
+  const failed = await eventually('the run fails', async () => {
+    const row = await run('remind-unpaid', slot)
+    return row?.finished_at && row
+  })
+  t.regex(failed.error, /remind_unpaid/)
+  t.is(failed.result, null)
+  await sql('alter function orders.remind_unpaid_away(interval, int) rename to remind_unpaid')
+})
+
+test.serial('a stop in the middle of a run → waits for its end', async (t) => {
+  await clearOfTurn()
+  await shop.roles.notifications.stop()
+  const slot = latest()
+  await sql('delete from notifications.cron_run where slot = $1', slot)
+  const { default: pg } = await import('pg')
+  const blocker = new pg.Client({ connectionString: shop.databaseUrl })
+  await blocker.connect()
+  await blocker.query('begin; lock table orders.order in access exclusive mode')
+  await shop.roles.notifications.restart()
+  await eventually('the run is begun', () => run('expire-orders', slot))
+  const stopped = shop.roles.notifications.stop()
+  await eventually(
+    'the role is stopping',
+    async () =>
+      !(await fetch(`${shop.roles.notifications.url}/healthz`).then(
+        (r) => r.ok,
+        () => false,
+      )),
+  )
+  await blocker.query('rollback')
+  await blocker.end()
+  await stopped
+  t.deepEqual((await run('expire-orders', slot)).result, { orders: 0 })
+  await shop.roles.notifications.restart()
+})
+
+test.serial('the login of notifications → may call the two functions of orders and nothing else there', async (t) => {
+  const url = secret('notifications', 'DATABASE_URL')
+  await t.notThrowsAsync(query(url, 'select orders.expire_due(), orders.remind_unpaid()'))
+  await t.throwsAsync(query(url, 'select * from orders.order'), { message: /permission denied/ })
+})
