@@ -144,6 +144,16 @@ export class Permanent extends Error {
   override name = 'Permanent'
 }
 
+/** Thrown by a handler to get the same message again after `ms` milliseconds; it is no fault. */
+export class NotYet extends Error {
+  override name = 'NotYet'
+  readonly ms: number
+  constructor(ms: number) {
+    super(`not before ${ms} ms`)
+    this.ms = ms
+  }
+}
+
 const handled = new Counter({
   name: 'bus_messages_total',
   help: 'Messages by consumer and how they ended',
@@ -153,7 +163,8 @@ const handled = new Counter({
 
 /**
  * Takes messages of a durable consumer, `concurrency` at a time, until closed. Each ends in exactly one of ack,
- * nak(delay) when the handler throws, or term when it throws Permanent. Closing waits for those in hand.
+ * nak(delay) when the handler throws (NotYet says which), or term when it throws Permanent. Closing waits for those in
+ * hand.
  */
 export function consume(
   bus: Bus,
@@ -183,6 +194,9 @@ export function consume(
         log.error({ ...facts, reason: err.message }, 'message given up')
         m.term(err.message)
         handled.inc({ consumer: durable, result: 'term' })
+      } else if (err instanceof NotYet) {
+        m.nak(err.ms)
+        handled.inc({ consumer: durable, result: 'later' })
       } else {
         // 1, 2, 4 … 60 s
         const delay = Math.min(1000 * 2 ** (delivery - 1), 60_000)
