@@ -46,6 +46,7 @@ export async function start({ env, log, stack, stopping, table }: Process) {
       before: answerProxy({ decide, tokens, revocations }, c),
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
+      drainDelay: c.DRAIN_DELAY,
     }),
   )
   void announceReady(checks, log, stopping)

@@ -54,6 +54,7 @@ export async function start({ env, log, stack, stopping }: Process) {
       routes: routes({}),
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
+      drainDelay: c.DRAIN_DELAY,
     }),
   )
   // Last, so that a stop ends the taking of messages first.

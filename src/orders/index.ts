@@ -39,6 +39,7 @@ export async function start({ env, log, stack, stopping }: Process) {
       routes: routes({ db, relay }),
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
+      drainDelay: c.DRAIN_DELAY,
     }),
   )
   await announceReady(checks, log, stopping)

@@ -126,6 +126,12 @@ export const settings = {
     default: '25',
     help: 'Longest time a stop may take before the process exits anyway.',
   },
+  DRAIN_DELAY: {
+    type: wholeNumber(0, 60, 'seconds'),
+    for: everyRole,
+    default: '0',
+    help: 'How long a role that is told to stop goes on serving, until balancers have noticed; part of SHUTDOWN_GRACE.',
+  },
   CONN_TIMEOUT: {
     type: wholeNumber(10, 60_000, 'milliseconds'),
     for: withMigrate,

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, type IncomingMessage } from 'node:http'
+import { setTimeout as pause } from 'node:timers/promises'
 import { Router } from '@koa/router'
 import { json as readJson } from 'co-body'
 import Koa, { type Context } from 'koa'
@@ -23,9 +24,14 @@ interface HttpOptions {
   before?: Koa.Middleware
   /** What the access PRODUCT_READ means here. */
   productRead?: 'public' | 'user'
+  /** Seconds to go on serving after a stop is asked for, until whoever balances over replicas has noticed. */
+  drainDelay?: number
 }
 
-/** Serves a role's routes and its health checks. Closing stops accepting, lets running requests finish, then returns. */
+/**
+ * Serves a role's routes and its health checks. Closing first says so (not ready, `Connection: close` on every answer)
+ * for `drainDelay`, then stops accepting, lets running requests finish, and returns.
+ */
 export async function openHttp(options: HttpOptions) {
   const app = new Koa()
   const router = new Router()
@@ -47,6 +53,10 @@ export async function openHttp(options: HttpOptions) {
     })
   }
 
+  app.use(async (ctx, next) => {
+    await next()
+    if (closing) ctx.set('Connection', 'close')
+  })
   app.use(observe(options.log))
   if (options.before) app.use(options.before)
   app.use(router.routes())
@@ -63,6 +73,7 @@ export async function openHttp(options: HttpOptions) {
   return {
     async [Symbol.asyncDispose]() {
       closing = true
+      await pause((options.drainDelay ?? 0) * 1000)
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()
       await closed

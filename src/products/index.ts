@@ -30,6 +30,7 @@ export async function start({ env, log, stack, stopping }: Process) {
       routes: routes({ db }),
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
+      drainDelay: c.DRAIN_DELAY,
       productRead: c.PRODUCT_READ,
     }),
   )
