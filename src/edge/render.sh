@@ -14,7 +14,8 @@ fail() { printf 'edge: %s\n' "$*" >&2; exit 78; }
 # upstream NAME ADDRESS: the address is fixed, or looked up again as its DNS record changes where EDGE_RESOLVER is set.
 upstream() {
   [ -n "$2" ] || fail "$(printf %s "$1" | tr a-z A-Z)_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
-  printf 'upstream %s { zone %s 128k; server %s%s; keepalive 64; keepalive_requests 100000; }\n' \
+  # A replica that breaks a connection is left alone for as long as its DNS record may outlive it.
+  printf 'upstream %s { zone %s 128k; server %s%s max_fails=1 fail_timeout=2s; keepalive 64; keepalive_requests 100000; }\n' \
     "$1" "$1" "$2" "${EDGE_RESOLVER:+ resolve}"
 }
 
@@ -36,9 +37,43 @@ case ${PRODUCT_READ:=public} in public | user) ;; *) fail "PRODUCT_READ is $PROD
   [ -z "${TRUSTED_PROXIES:-}" ] || printf 'real_ip_header X-Forwarded-For;\nreal_ip_recursive on;\n'
 } >"$out/real-ip.conf"
 
+# With a certificate, EDGE_TLS_LISTEN speaks TLS and EDGE_LISTEN sends everyone there; without, EDGE_LISTEN is the shop.
+certificate=${SECRETS_DIR:-/secrets}/TLS_CERT
+key=${SECRETS_DIR:-/secrets}/TLS_KEY
+if [ -s "$certificate" ] || [ -s "$key" ]; then
+  for file in "$certificate" "$key"; do
+    [ -s "$file" ] || fail "$file is missing or empty: TLS_CERT and TLS_KEY come together"
+    [ -r "$file" ] || fail "$file cannot be read; give it mode 0444, in a directory that only its owner enters"
+  done
+  [ -n "${PUBLIC_URL:-}" ] || fail "PUBLIC_URL is missing: where the redirect to TLS leads. Example: https://shop.example.org"
+  cat >"$out/listen.conf" <<END
+listen ${EDGE_TLS_LISTEN:-8443} ssl;
+http2 on;
+ssl_certificate $certificate;
+ssl_certificate_key $key;
+ssl_protocols TLSv1.2 TLSv1.3;
+ssl_session_cache shared:tls:10m;
+ssl_session_tickets off;
+add_header Strict-Transport-Security "max-age=31536000";
+END
+  cat >"$out/redirect.conf" <<END
+server {
+  listen ${EDGE_LISTEN:-8080};
+  server_name _;
+  location / { return 308 ${PUBLIC_URL%/}\$request_uri; }
+  location = /healthz {
+    default_type application/json;
+    return 200 '{"status":"alive"}\\n';
+  }
+}
+END
+else
+  printf 'listen %s;\n' "${EDGE_LISTEN:-8080}" >"$out/listen.conf"
+  : >"$out/redirect.conf"
+fi
+
 quoted() { printf '%s' "$1" | sed 's/[\\|&]/\\&/g'; }
 sed -e "s|\${EDGE_SOURCE}|$(quoted "$source")|g" \
-  -e "s|\${EDGE_LISTEN}|$(quoted "${EDGE_LISTEN:-8080}")|g" \
   -e "s|\${EDGE_WORKERS}|$(quoted "${EDGE_WORKERS:-auto}")|g" \
   -e "s|\${EDGE_DOCS}|$(quoted "${EDGE_DOCS:-$source/../../node_modules/swagger-ui-dist}")|g" \
   -e "s|\${EDGE_SIGN_IN_RATE}|$(quoted "${EDGE_SIGN_IN_RATE:-5r/s}")|g" \
