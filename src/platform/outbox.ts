@@ -89,17 +89,20 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
 }
 
 function measureOutbox(db: Db, schema: Role) {
-  const depth = new Gauge({ name: 'outbox_events', help: 'Events not yet published', registers: [registry] })
-  new Gauge({
-    name: 'outbox_oldest_seconds',
-    help: 'Age of the oldest event not yet published',
-    registers: [registry],
-    async collect() {
-      const { rows } = await db.knex.raw(
-        `select count(*) as depth, coalesce(extract(epoch from now() - min(created_at)), 0)::float8 as age from ${schema}.outbox`,
-      )
-      depth.set(rows[0].depth)
-      this.set(rows[0].age)
-    },
-  })
+  const measure = (name: string, help: string, sql: string) =>
+    new Gauge({
+      name,
+      help,
+      registers: [registry],
+      async collect() {
+        const { rows } = await db.knex.raw(`select ${sql} as value from ${schema}.outbox`)
+        this.set(rows[0].value)
+      },
+    })
+  measure('outbox_events', 'Events not yet published', 'count(*)')
+  measure(
+    'outbox_oldest_seconds',
+    'Age of the oldest event not yet published',
+    'coalesce(extract(epoch from now() - min(created_at)), 0)::float8',
+  )
 }

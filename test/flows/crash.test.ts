@@ -138,7 +138,9 @@ test.serial(
       'accepted orders that are lost',
     )
 
-    const { rows: sold } = await client.query('select product_id, sum(quantity)::int as n from orders.order_line group by 1')
+    const { rows: sold } = await client.query(
+      'select product_id, sum(quantity)::int as n from orders.order_line group by 1',
+    )
     const { rows: stock } = await client.query('select product_id, on_hand from products.stock')
     for (const [productId, first] of stockAtFirst) {
       const left = stock.find((s) => s.product_id === productId)?.on_hand
