@@ -35,7 +35,7 @@ interface MailerOptions {
 
 /** Milliseconds without a word of the server after which a mail is given up: content filters take some seconds. */
 const silence = 20_000
-/** Connections at most, and so mails at once: more gain nothing (measured), and public servers allow 10 to 20 a client. */
+/** Connections at most, and so mails at once: 10 send as much as 20 (measured), and public servers allow about as many. */
 const connections = 10
 
 /** Opens nothing yet: up to 10 connections are made when first used, and kept. */

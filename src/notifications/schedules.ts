@@ -66,14 +66,18 @@ export function startSchedules({ db, stopping, log }: { db: Db; stopping: AbortS
       await purgeRuns(db, job.name, new Date(now - 30 * day))
     }
   }
-  const tryCatchUp = () => catchUp().catch((err) => log.warn({ err }, 'missed runs not looked for'))
-  const looking = schedule('30 * * * * *', tryCatchUp, options)
-  const first = tryCatchUp()
+  let catching = Promise.resolve()
+  const look = () => {
+    catching = catchUp().catch((err) => log.warn({ err }, 'missed runs not looked for'))
+    return catching
+  }
+  const looking = schedule('30 * * * * *', look, options)
+  void look()
 
   return {
     async [Symbol.asyncDispose]() {
       await Promise.all([looking, ...tasks].map((task) => task.destroy()))
-      await first
+      await catching
       await coordinator[Symbol.asyncDispose]()
     },
   }

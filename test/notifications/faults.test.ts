@@ -136,7 +136,7 @@ test.serial('550 for a recipient → in the dead letters at once, with what the 
 })
 
 test.serial('a mail server that is slow → the mail is taken once', async (t) => {
-  // Longer than the bus waits for a sign of life before it delivers again.
+  // Beyond a sign of life (10 s), within the longest silence that is borne (20 s).
   sink.pause = () => sleep(15_000)
   const id = await tell('msg.user.password_changed', person('en'))
   await mailOf(id, 30_000)

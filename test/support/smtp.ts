@@ -27,8 +27,8 @@ export interface MailSink {
   up(): Promise<void>
 }
 
-/** A mail server on 127.0.0.1 that keeps what it takes and fails on demand. */
-export async function startMailSink(options: SMTPServerOptions = {}): Promise<MailSink> {
+/** A mail server on 127.0.0.1 that keeps what it takes and fails on demand; it listens from the first `up` on. */
+export function mailSink(options: SMTPServerOptions = {}): MailSink {
   let port = 0
   let server: SMTPServer
   const sink: MailSink = {
@@ -81,7 +81,6 @@ export async function startMailSink(options: SMTPServerOptions = {}): Promise<Ma
     }
     sink.taken.push(mail)
   }
-  await sink.up()
   return sink
 }
 
