@@ -60,7 +60,7 @@ if [ -z "$changed" ]; then
 fi
 # Keys that left the template have no known users: whoever mounts them is restarted by whoever changes that.
 users=$(for key in $changed; do users_of "$key"; done | sort -u)
-say "changed: $(printf '%s' "$changed" | tr '\n' ' ')"
+[ -z "$before" ] || say "changed: $(printf '%s' "$changed" | tr '\n' ' ')"
 
 there=$(k get deployments,statefulsets -l app.kubernetes.io/part-of=bodega \
   -o 'go-template={{range .items}}{{.kind}}/{{.metadata.name}} {{index .metadata.labels "app.kubernetes.io/component"}}{{"\n"}}{{end}}')
@@ -90,7 +90,7 @@ if [ -n "$restarted" ]; then
 else
   say "nothing of the shop that mounts them runs in $space yet: nothing to restart"
 fi
-if grep -qx migrate <<<"$users"; then
+if [ -n "$before" ] && grep -qx migrate <<<"$users"; then
   say "next: run the migrate Job again, it makes changed logins (make deploy ENV=$env); until then the pods that run go on with the old ones"
 fi
 if grep -qx POSTGRES_PASSWORD <<<"$changed" && [ -n "$before" ]; then

@@ -141,10 +141,12 @@ tracked=$(git ls-files -- secrets/.plain .env '*/keys.txt')
 real_key() {
   tr '\000' ' ' | awk '
     function body(t) { gsub(/\\[nr]|["\047 \t\r]/, "", t); return length(t) >= 40 && substr(t, 1, 40) ~ /^[A-Za-z0-9+\/]+$/ }
-    /AGE-SECRET-KEY-/ { t = $0; sub(/.*AGE-SECRET-KEY-/, "", t); match(t, /^[0-9A-Z-]*/); if (RLENGTH >= 58) { print "an age identity"; exit } }
+    { for (t = $0; i = index(t, "AGE-SECRET-KEY-"); ) { t = substr(t, i + 15); match(t, /^[0-9A-Z-]*/); if (RLENGTH >= 58) { print "an age identity"; exit } } }
     open && body($0) { print "a private key"; exit }
-    { open = 0 }
-    /-----BEGIN [A-Z ]*PRIVATE KEY-----/ { t = $0; sub(/.*PRIVATE KEY-----/, "", t); if (body(t)) { print "a private key"; exit }; open = t ~ /^(\\[nr]|["\047 \t\r])*$/ }'
+    { open = 0
+      for (t = $0; match(t, /-----BEGIN [A-Z ]*PRIVATE KEY-----/); ) { t = substr(t, RSTART + RLENGTH)
+        if (body(t)) { print "a private key"; exit }
+        open = t ~ /^(\\[nr]|["\047 \t\r])*$/ } }'
 }
 marks=$'AGE-SECRET-KEY-\nPRIVATE KEY-----'
 wanted() {

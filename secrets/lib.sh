@@ -45,9 +45,11 @@ owner() { find "$1" -prune -exec ls -ld {} \; | awk '{ print $3 }'; }
 
 # One run at a time; the lock is on the directory itself, so it leaves no file and goes with the process.
 lock() {
+  local left
   exec 9<secrets
   ! command -v flock >/dev/null || flock -w 20 9 ||
     die "another secrets command is running here" "next: wait for it, then run this again"
+  for left in "$identity.new" .sops.yaml.new .env.new "secrets/$env"/.new.*; do scratch "$left"; done
 }
 
 need() {
@@ -137,7 +139,6 @@ make_identity() {
   folder=$(dirname "$identity")
   mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ] || die "no identity, and $folder cannot be written to make one" \
     "next: give SOPS_AGE_KEY_FILE a path that can be written"
-  scratch "$identity.new"
   age-keygen -o "$identity.new" 2>/dev/null || die "age-keygen could not write $identity.new" "next: look at free space and permissions of $folder"
   # A link, unlike a rename, fails where somebody made one in the meantime.
   ln "$identity.new" "$identity" 2>/dev/null || die "$identity has come into being meanwhile and is kept" "next: run this again"
@@ -152,19 +153,20 @@ read_template() {
   t_key=() t_make=() t_arg=() t_dev=() t_empty=() t_used=() t_help=()
   [ -r "$template" ] || die "$template is missing" "next: git checkout -- $template"
   line=$(awk '
-    function put() { if (key == "") return
+    function fault(at) { print "!" at; over = 1; exit }
+    function put() { if (key == "" || over) return
       make = f["make"]; arg = ""
       if (make ~ /^\{/) { gsub(/^\{ *| *\}$/, "", make); arg = make; sub(/:.*/, "", make); sub(/^[a-z]+: */, "", arg); gsub(/^"|"$/, "", arg) }
       used = f["used"]; gsub(/[{} ]/, "", used); gsub(/:/, "=", used); gsub(/,/, " ", used)
-      if (make !~ /^(password|key|rsa-jwt-keys|login|fixed|given)$/ || used == "" || f["help"] == "") { print "!" start; exit }
+      if (make !~ /^(password|key|rsa-jwt-keys|login|fixed|given)$/ || used == "" || f["help"] == "") fault(start)
       print key "|" make "|" arg "|" f["dev"] "|" f["empty"] "|" used "|" f["help"] }
     /^ *(#|$)/ { next }
-    /\|/ { print "!" NR; exit }
+    /\|/ { fault(NR) }
     /^[A-Z][A-Z0-9_]*:$/ { put(); split("", f); key = substr($0, 1, length($0) - 1); start = NR; next }
     /^  (used|make|dev|empty|help): ./ { name = $1; sub(/:/, "", name); sub(/^  [a-z]+: */, ""); f[name] = $0; next }
-    { print "!" NR; exit }
+    { fault(NR) }
     END { put() }' "$template")
-  [[ $line != *'!'* ]] || die "$template, line ${line##*!}: not of the form that its head describes" "next: git diff $template"
+  [[ $'\n'$line != *$'\n!'* ]] || die "$template, line ${line##*!}: not of the form that its head describes" "next: git diff $template"
   while IFS='|' read -r key make arg dev empty used help; do
     t_key+=("$key") t_make+=("$make") t_arg+=("$arg") t_dev+=("$dev") t_empty+=("$empty") t_used+=("$used") t_help+=("$help")
   done < <(printf '%s\n' "$line")
@@ -403,7 +405,6 @@ write_dotenv() {
   local ours='^(BODEGA_ENV|BODEGA_SECRETS|BODEGA_HASH_[A-Z0-9_]*)='
   plain_directory
   [ -w . ] || [ -f .env ] || writable .
-  [ ! -w . ] || scratch .env.new
   local text
   text=$(
     [ ! -f .env ] || grep -vE "$ours" .env || true

@@ -7,10 +7,11 @@ need sops age-keygen openssl
 read_template
 lock
 
-scratch "secrets/$env/.new.bodega.sops.yaml"
-scratch "secrets/$env/.new.error"
-has_identity || made_identity=yes
-[ -z "${made_identity:-}" ] || make_identity
+if [ ! -f "$sealed" ]; then
+  writable .
+  writable secrets
+fi
+has_identity || make_identity
 
 fill_in() {
   local i key value missing=()
@@ -37,14 +38,11 @@ if [ -f "$sealed" ]; then
   [ "$(sealed_for "$sealed" | sort)" = "$(recipients_of "$env" | sort)" ] ||
     note "$sealed is sealed for others than .sops.yaml says; next: make secrets-rotate WHAT=recipients ENV=$env"
 else
-  writable .
-  writable secrets
   mine=$(own_recipients | head -1)
   [ -n "$mine" ] || die "the recipient of your identity cannot be told" "next: write it into .sops.yaml under $env, then run this again"
   opened=()
   fill_in
   if ! recipients_of "$env" | grep -qxF "$mine"; then
-    scratch .sops.yaml.new
     edit_recipients "$env" add "$mine" "$(id -un)"
     mv -f .sops.yaml.new .sops.yaml
     say ".sops.yaml: you ($mine) may open the secrets of $env"
@@ -52,6 +50,8 @@ else
   mkdir -p "secrets/$env"
   writable "secrets/$env"
   draft=secrets/$env/.new.bodega.sops.yaml
+  scratch "$draft"
+  scratch "secrets/$env/.new.error"
   {
     printf 'apiVersion: v1\nkind: Secret\nmetadata:\n  name: bodega\n  labels:\n    app.kubernetes.io/part-of: bodega\ntype: Opaque\nstringData:\n'
     for key in "${t_key[@]}"; do

@@ -34,7 +34,6 @@ recipients() {
   local add=${ADD:-} remove=${REMOVE:-} mine list error
   mine=$(own_recipients)
   writable .
-  scratch .sops.yaml.new
   cp .sops.yaml .sops.yaml.new
   if [ -n "$add" ]; then
     [[ $add =~ ^age1[a-z0-9]+$ ]] || die "ADD=$add is not a recipient" "A recipient is what age-keygen -y IDENTITY prints; an identity (AGE-SECRET-KEY-…) is never shared." "next: ask for the recipient"
@@ -59,7 +58,6 @@ recipients() {
   fi
   chmod 644 .sops.yaml.new
   say "$env is sealed for: $(sealed_for "$draft" | named | awk 'NR > 1 { printf ", " } { printf "%s", $0 }')"
-  next "commit .sops.yaml and $sealed"
 }
 data_key() {
   local error
@@ -153,7 +151,8 @@ one() {
     *_DATABASE_USER | *_DATABASE_PASSWORD) die "$1 changes with its login" "next: WHAT=database" ;;
     S3_*) die "$1 changes with its pair" "next: WHAT=s3" ;;
     *)
-      place_of "$1" || die "WHAT=$1 is neither a group nor a key" "groups: recipients data-key jwt assertion pepper database nats smtp s3" "keys: see $template"
+      place_of "$1" || die "WHAT=$1 is neither a group nor a key" "keys: see $template" \
+        "next: WHAT=recipients, data-key, jwt, assertion, pepper, database, nats, smtp, s3 or such a key"
       asking=always
       change "$1"
       case $1 in
@@ -172,5 +171,5 @@ done
 publish_sealed
 [ ! -f .sops.yaml.new ] || mv -f .sops.yaml.new .sops.yaml
 finish_change "$before"
-next "apply: on a server make secrets ENV=$env && docker compose up --wait --detach; in a cluster make secrets-apply ENV=$env"
+say "next: commit, then on a server: make secrets ENV=$env && docker compose up --wait; in a cluster: make secrets-apply ENV=$env"
 for step in "${steps[@]}"; do say "next: $step"; done
