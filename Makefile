@@ -41,6 +41,35 @@ migrate: node_modules/.package-lock.json ## Bring database and streams up to dat
 policy: node_modules/.package-lock.json ## Show who may call which route
 	@$(node) src/commands.ts policy
 
+##@ Operate a host
+.PHONY: up down logs status roll upgrade rollback backup restore e2e e2e-compose
+up: ## Start the shop by Docker Compose, as .env says (make secrets first)
+	@docker compose up -d --wait
+
+down: ## Stop it; its data stay
+	@docker compose down
+
+logs: ## Follow its logs (SERVICE=orders)
+	@docker compose logs --follow --tail 100 $(SERVICE)
+
+status: ## Show versions, health, waiting events and the last backup
+	@bash scripts/status.sh
+
+roll: ## Bring what runs to new secrets, settings or images without a failed request (SERVICE=orders)
+	@bash scripts/roll.sh $(SERVICE)
+
+upgrade: ## Take the images of this checkout into the running shop
+	@bash scripts/upgrade.sh
+
+rollback: ## Go back to the images from before the upgrade
+	@bash scripts/upgrade.sh back
+
+backup: ## Put database and pictures into one file, while the shop goes on (BODEGA_BACKUPS=backups)
+	@bash scripts/backup.sh
+
+restore: ## Bring a backup into an empty shop and compare it row by row (FILE=backups/….tar)
+	@ANYWAY="$(ANYWAY)" bash scripts/restore.sh "$(FILE)"
+
 ##@ Secrets
 ENV ?= dev
 .PHONY: secrets secrets-edit secrets-check secrets-rotate secrets-apply
@@ -68,6 +97,11 @@ format: node_modules/.package-lock.json ## Bring the code into its format
 
 test: node_modules/.package-lock.json ## Test on real parts (ARGS="test/auth/*.test.ts --match '*refresh*'")
 	@npm run -s test -- $(ARGS)
+
+e2e: e2e-compose ## Test the shop as it ships, on a real Docker
+
+e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults, scaling, rotation, backup, upgrade (ARGS=)
+	@$(node) test/run.ts --e2e $(ARGS)
 
 bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
 	@$(node) bench/run.ts $(ARGS)

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# backup.sh [DIRECTORY]: database, pictures and the fingerprint of the age identity in one file, while the shop goes on.
+# DIRECTORY is $BODEGA_BACKUPS or backups/; the newest $BODEGA_BACKUPS_KEEP (14) of this host's are kept.
+. "$(dirname "$0")/lib.sh"
+. scripts/parts.sh
+folder=${1:-$(setting BODEGA_BACKUPS backups)}
+keep=$(setting BODEGA_BACKUPS_KEEP 14)
+[[ $keep =~ ^[1-9][0-9]*$ ]] || die "BODEGA_BACKUPS_KEEP is $keep, and must be a number from 1"
+mkdir -p "$folder" && [ -w "$folder" ] || die "$folder cannot be written" "next: give BODEGA_BACKUPS a directory that can be"
+exec 9<"$folder"
+! command -v flock >/dev/null || flock -n 9 || die "another backup into $folder is running"
+
+name=bodega-$environment-$(date -u +%Y%m%dT%H%M%SZ)
+work=$folder/.new
+rm -rf "$work"
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+mkdir "$work"
+
+# The database first: a picture stays for a day after it was replaced, so every one that the dump names is still there.
+inside database dump | {
+  while read -r line && [ "$line" != dump ]; do printf '%s\n' "$line"; done >"$work/facts"
+  cat >"$work/$database_part"
+} || die "the database could not be dumped; no backup was made" "next: make status"
+objects export >"$work/$objects_part" || die "the pictures could not be read; no backup was made" "next: make status"
+
+{
+  printf '%s\n' "$first_line" "version $version" "made $(date -u +%Y-%m-%dT%H:%M:%SZ)" "environment $environment"
+  identities
+  cat "$work/facts"
+  for part in "$database_part" "$objects_part"; do printf 'part %s %s %s\n' "$part" "$(size "$work/$part")" "$(sha256 "$work/$part")"; done
+  printf 'end\n'
+} >"$work/$manifest_part"
+tar -C "$work" -cf "$work/whole" "$manifest_part" "$database_part" "$objects_part" || die "$folder is full; no backup was made"
+sync "$work/whole"
+mv "$work/whole" "$folder/$name.tar"
+
+find "$folder" -maxdepth 1 -name "bodega-$environment-*.tar" | sort -r | tail -n "+$((keep + 1))" | while read -r old; do rm -f "$old"; done
+say "$folder/$name.tar: $(size "$folder/$name.tar") bytes, $(awk '$1 == "table" { n += $3 } END { print n + 0 }' "$work/$manifest_part") rows"

@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# What the commands beside this file share. They act on the shop that `docker compose` runs from this folder.
+set -euo pipefail
+umask 077
+export LC_ALL=C
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck disable=SC2034 # read by the commands
+roles=(auth products orders notifications)
+say() { printf '%s\n' "$*"; }
+
+# What happened, then the rule behind it or the next command, one argument a line.
+die() {
+  printf '%s: %s\n' "$(basename "$0" .sh)" "$1" >&2
+  shift
+  [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
+  exit 1
+}
+
+command -v docker >/dev/null || die "docker is not installed" "next: docs.docker.com/engine/install, then run this again"
+compose() { docker compose --progress quiet "$@"; }
+
+# What a variable is for Compose: the environment first, then .env.
+setting() {
+  local value=${!1:-}
+  [ -n "$value" ] || [ ! -f .env ] || value=$(sed -n "s/^$1=//p" .env | tail -1 | sed 's/^"\(.*\)"$/\1/; s/^'"'"'\(.*\)'"'"'$/\1/')
+  printf '%s' "${value:-${2:-}}"
+}
+
+services=''
+# Whether this host's form has the service; parts that run elsewhere are not services here.
+has() {
+  [ -n "$services" ] || services=$(compose config --services) || die "the compose files cannot be used as .env sets them" "next: docker compose config"
+  grep -qx "$1" <<<"$services"
+}
+running() { compose ps -q --status running "$1"; }
+
+# healthy SECONDS ID…: waits until each container is; fails at once where one has ended.
+healthy() {
+  local end=$((SECONDS + $1)) id state
+  shift
+  for id; do
+    while :; do
+      state=$(docker inspect -f '{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$id")
+      case $state in
+        'running healthy') break ;;
+        exited* | dead*) return 1 ;;
+      esac
+      [ "$SECONDS" -lt "$end" ] || return 1
+      sleep 0.2
+    done
+  done
+}

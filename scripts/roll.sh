@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# roll.sh [SERVICE…]: brings what runs to what images, settings and secrets say now; without SERVICE, whatever differs.
+# A role gets new replicas beside its old ones, which leave when the new are healthy, so no request fails. Servers and the
+# edge are replaced in place. Safe to run again after an interruption.
+. "$(dirname "$0")/lib.sh"
+wait_seconds=120
+
+hashes=$(compose config --hash '*') || die "the compose files cannot be used as .env sets them" "next: docker compose config"
+# Whether a container is what the compose files, and the image that they name, say now.
+current() {
+  local id=$1 service=$2 facts
+  facts=$(docker inspect -f '{{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}' "$id")
+  read -r hash image name <<<"$facts"
+  grep -qx "$service $hash" <<<"$hashes" && [ "$image" = "$(docker image inspect -f '{{.Id}}' "$name" 2>/dev/null)" ]
+}
+stale() {
+  local id
+  for id in $(running "$1"); do current "$id" "$1" || printf '%s\n' "$id"; done
+}
+
+roll_role() {
+  local service=$1 id old=() new=() made=() want
+  for id in $(running "$service"); do
+    if current "$id" "$service"; then new+=("$id"); else old+=("$id"); fi
+  done
+  if [ ${#old[@]} -eq 0 ]; then
+    [ "$2" = named ] || return 0
+    # Asked for by name: as it is now, but new.
+    old=("${new[@]}") new=()
+    [ ${#old[@]} -gt 0 ] || { compose up -d --no-deps --wait --wait-timeout $wait_seconds "$service" && say "$service: started" && return; }
+  fi
+  want=$((${#old[@]} > ${#new[@]} ? ${#old[@]} : ${#new[@]}))
+  say "$service: $((want - ${#new[@]})) new beside ${#old[@]} old"
+  compose up -d --no-deps --no-recreate --scale "$service=$((${#old[@]} + want))" "$service"
+  for id in $(compose ps -aq "$service"); do
+    [[ " ${old[*]} ${new[*]:-} " == *" $id "* ]] || made+=("$id")
+  done
+  if ! healthy $wait_seconds "${made[@]}"; then
+    docker logs --tail 20 "${made[0]}" >&2 || true
+    docker rm -f "${made[@]}" >/dev/null
+    die "the new $service does not become healthy, see its last words above; the old one goes on" "next: correct it and run this again, or make rollback"
+  fi
+  docker stop "${old[@]}" >/dev/null
+  docker rm "${old[@]}" >/dev/null
+  say "$service: the old left"
+}
+
+in_place() {
+  compose up -d --no-deps --wait --wait-timeout $wait_seconds ${2:+--force-recreate} "$1" || die "$1 does not become healthy" "next: docker compose logs $1"
+  say "$1: replaced"
+}
+
+roll_migrate() {
+  local id code
+  compose up -d --no-deps ${1:+--force-recreate} migrate
+  id=$(compose ps -aq migrate)
+  # It tries a few times while the servers come back.
+  until code=$(docker wait "$id") && [ "$(docker inspect -f '{{.State.Status}}' "$id")" = exited ]; do :; done
+  [ "$code" = 0 ] || die "migrate failed; nothing else was replaced" "next: docker compose logs migrate"
+  say "migrate: done"
+}
+
+# A shop that does not run has nothing to roll.
+[ -n "$(compose ps -q)" ] || die "the shop does not run here" "next: docker compose up -d --wait"
+
+named=" $* "
+asked() { if [ "$named" = "  " ]; then [ -n "$(stale "$1")" ]; else [[ $named == *" $1 "* ]]; fi; }
+how=$([ $# -gt 0 ] && echo named || echo stale)
+for service; do has "$service" || die "there is no service $service here" "there are: $(printf '%s' "$services" | tr '\n' ' ')"; done
+
+if has postgres && asked postgres; then
+  if [ "$how" = named ]; then
+    in_place postgres force
+  else
+    say "postgres: differs and is left alone, since its restart is seen; next, at a quiet hour: make roll SERVICE=postgres"
+  fi
+fi
+for service in nats objectstore mail; do
+  ! has "$service" || ! asked "$service" || in_place "$service" "$([ "$how" = stale ] || echo force)"
+done
+if [[ $named == *' migrate '* ]]; then
+  roll_migrate force
+elif [ "$how" = stale ]; then
+  id=$(compose ps -aq migrate)
+  if [ -z "$id" ] || ! current "$id" migrate; then roll_migrate; fi
+fi
+for service in "${roles[@]}"; do ! asked "$service" || roll_role "$service" "$how"; done
+if asked edge; then
+  say "edge: being replaced, its port is closed for about a second"
+  in_place edge "$([ "$how" = stale ] || echo force)"
+fi
+say "everything that was asked for is current"

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# upgrade.sh [back]: takes the images of this checkout (built here, or pulled where BODEGA_REGISTRY is set) into the
+# running shop: migrate first, then role by role, old and new side by side. back: to the images from before.
+. "$(dirname "$0")/lib.sh"
+registry=$(setting BODEGA_REGISTRY)
+version=$(setting BODEGA_VERSION "$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)")
+app=${registry}bodega-app edge=${registry}bodega-edge
+
+# The image that a running container was made from, whatever its tag means by now.
+image_of() {
+  local id
+  id=$(running "$1" | head -1)
+  [ -z "$id" ] || docker inspect -f '{{.Image}}' "$id"
+}
+
+if [ "${1:-}" = back ]; then
+  docker image inspect "$app:previous" "$edge:previous" >/dev/null 2>&1 || die "there is no previous image here" "make upgrade keeps the one it replaces."
+  docker tag "$app:previous" "$app:$version"
+  docker tag "$edge:previous" "$edge:$version"
+  # Older code runs on a newer schema: a migration only adds, and what it makes superfluous goes a version later.
+  exec bash scripts/roll.sh "${roles[@]}" edge
+fi
+
+was_app=$(image_of orders)
+was_edge=$(image_of edge)
+[ -n "$was_app" ] && [ -n "$was_edge" ] || die "the shop does not run here" "next: docker compose up -d --wait"
+if [ -n "$registry" ]; then
+  compose pull migrate edge || die "the images of $version cannot be pulled from $registry" "Nothing was changed."
+else
+  docker compose build || die "the images cannot be built" "Nothing was changed."
+fi
+if [ "$was_app" != "$(docker image inspect -f '{{.Id}}' "$app:$version")" ]; then docker tag "$was_app" "$app:previous"; fi
+if [ "$was_edge" != "$(docker image inspect -f '{{.Id}}' "$edge:$version")" ]; then docker tag "$was_edge" "$edge:previous"; fi
+bash scripts/roll.sh
+say "this shop runs $version; the way back: make rollback"
