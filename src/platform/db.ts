@@ -1,5 +1,6 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Duplex } from 'node:stream'
 import knexFactory, { type Knex } from 'knex'
 import pg from 'pg'
 import type { Role } from './config.ts'
@@ -83,6 +84,20 @@ export function openDb({ role, url, ca, pool, lanes = 2, connectTimeout, log }: 
   }
 }
 
+const gathering = new WeakSet<Duplex>()
+
+/** Sends what is asked in one turn of the event loop as one write: a fifth of the time of a short request is the write. */
+function gather(client: pg.Client) {
+  const { stream } = (client as unknown as { connection: { stream: Duplex } }).connection
+  if (gathering.has(stream)) return
+  gathering.add(stream)
+  stream.cork()
+  setImmediate(() => {
+    gathering.delete(stream)
+    stream.uncork()
+  })
+}
+
 interface Lane {
   pending: number
   run<Row extends object>(statement: Statement, values: unknown[]): Promise<Row[]>
@@ -112,6 +127,7 @@ function openLane(connection: pg.ClientConfig, log: Logger): Lane {
       try {
         client ??= open()
         const current = await client
+        gather(current)
         try {
           return (await current.query<Row>({ name: statement.name, text: statement.text, values })).rows
         } catch (error) {
