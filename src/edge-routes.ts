@@ -42,7 +42,8 @@ const keys = (row: TableRow) => methods(row).map((method) => pathKey(`${method} 
 const pathKey = (before: string, path: string) =>
   path.includes('{') ? `"~^${before}${pathPattern(path).source.slice(1).replaceAll('\\/', '/')}"` : `"${before}${path}"`
 
-const target = ({ role, access }: TableRow) => {
+const target = ({ role, access, upload }: TableRow) => {
+  if (upload) return `${role}/upload`
   if (access === 'public' || access === 'PRODUCT_READ') return `${role}/${access}`
   return `${role}/user`
 }

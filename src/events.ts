@@ -28,6 +28,15 @@ const order = z.object({
   lines: z.array(line),
 })
 
+/** SHA-256, in hex, of the two files of a picture. */
+export const Picture = z.object({ large: z.string(), small: z.string() })
+export type Picture = z.output<typeof Picture>
+const pictureChange = {
+  /** What it was before. */
+  replaced: Picture.nullable(),
+  at: z.iso.datetime(),
+}
+
 export const events = {
   'msg.user.registered': z.object({ ...recipient, timeZone: z.string(), token: z.string(), code: z.string() }),
   'msg.user.register_repeated': z.object(recipient),
@@ -38,6 +47,8 @@ export const events = {
   'msg.user.password_changed': z.object(recipient),
   'msg.user.session_reused': z.object(recipient),
   'msg.user.changed': z.object({ ...recipient, timeZone: z.string() }),
+  'msg.user.avatar_changed': z.object({ userId: z.uuid(), avatar: Picture.nullable(), ...pictureChange }),
+  'msg.product.image_changed': z.object({ productId: z.uuid(), image: Picture.nullable(), ...pictureChange }),
   'msg.order.placed': order,
   'msg.order.paid': order,
   'msg.order.shipped': order,
@@ -51,8 +62,13 @@ export type Payload<S extends Subject> = z.output<(typeof events)[S]>
 
 export const stream = 'messages'
 
-/** Durable pull consumers, made by `migrate`. `maxDeliver` counts deliveries of one message before it is given up. */
+const patient = { ackWaitSeconds: 30, maxDeliver: -1, maxAckPending: 50_000 } as const
+
+/** Durable pull consumers, made by `migrate`. `maxDeliver` counts deliveries of one message before it is given up; −1 never. */
 export const consumers = {
   mailer: { role: 'notifications', filter: 'msg.>', ackWaitSeconds: 30, maxDeliver: 10, maxAckPending: 256 },
+  // Each message waits in hand for a day, see src/platform/pictures.ts, and what is due is found again by any later one.
+  avatars: { role: 'auth', filter: 'msg.user.avatar_changed', ...patient },
+  images: { role: 'products', filter: 'msg.product.image_changed', ...patient },
 } as const
 export type Consumer = keyof typeof consumers

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { uploadTypes } from './platform/images.ts'
 import type { Table, TableRow } from './platform/routes.ts'
 
 const Problem = {
@@ -67,9 +68,28 @@ function operation(row: TableRow) {
         content: { 'application/json': { schema: body } },
       },
     }),
+    ...(row.upload && { requestBody: { required: true, content: uploadContent } }),
     responses: responses(row),
   }
 }
+
+const file = { type: 'string', format: 'binary' }
+const uploadContent = {
+  ...Object.fromEntries(uploadTypes.map((type) => [type, { schema: file }])),
+  'multipart/form-data': { schema: { type: 'object', properties: { file }, required: ['file'] } },
+}
+
+const uploadProblems: [string, string][] = [
+  ['400', 'body_missing'],
+  ['400', 'bad_body'],
+  ['400', 'bad_form'],
+  ['400', 'one_file'],
+  ['413', 'body_too_large'],
+  ['415', 'unsupported_image'],
+  ['415', 'unsupported_encoding'],
+  ['422', 'bad_image'],
+  ['422', 'image_too_large'],
+]
 
 const who = ({ access }: TableRow) =>
   access === 'public'
@@ -107,7 +127,7 @@ function responses(row: TableRow) {
     status,
     schema
       ? { description: 'As asked.', content: { 'application/json': { schema: schemaOf(schema, 'output') } } }
-      : { description: 'As asked.' },
+      : { description: 'As asked.', ...(row.media && { content: { [row.media]: { schema: file } } }) },
   ])
   const codes = new Map<string, string[]>()
   const add = (status: string, code: string) => codes.set(status, [...(codes.get(status) ?? []), code])
@@ -116,6 +136,7 @@ function responses(row: TableRow) {
     add('413', 'body_too_large')
     add('415', 'json_only')
   }
+  if (row.upload) for (const problem of uploadProblems) add(...problem)
   if (row.access !== 'public') {
     add('401', 'unauthenticated')
     add('403', 'forbidden')

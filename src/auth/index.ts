@@ -1,11 +1,14 @@
-import { openBus } from '../platform/bus.ts'
+import { consume, openBus } from '../platform/bus.ts'
 import { config } from '../platform/config.ts'
 import { openDb } from '../platform/db.ts'
 import { announceReady, type Checks } from '../platform/health.ts'
 import { openHttp } from '../platform/http.ts'
 import { measurePool, openMetrics } from '../platform/metrics.ts'
+import { openObjects } from '../platform/objects.ts'
 import { startRelay } from '../platform/outbox.ts'
+import { openPictures } from '../platform/pictures.ts'
 import type { Process } from '../platform/process.ts'
+import { avatarForm } from './avatar.ts'
 import { answerProxy, decider } from './decide.ts'
 import { openRevocations } from './revocations.ts'
 import { routes } from './routes.ts'
@@ -27,6 +30,9 @@ export async function start({ env, log, stack, stopping, table }: Process) {
     openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'auth', connectTimeout: c.CONN_TIMEOUT, log }),
   )
   const relay = stack.use(startRelay({ db, schema: 'auth', bus, log }))
+  const objects = stack.use(openObjects(c))
+  const avatars = openPictures({ db, schema: 'auth', objects, name: 'avatar', form: avatarForm, log })
+  stack.use(consume(bus, 'avatars', { concurrency: 8, handle: avatars.tidy, log }))
   const revocations = stack.use(openRevocations({ db, bus, log }))
   const tokens = accessTokens(c.JWT_KEYS, c.PUBLIC_URL)
   const decide = decider({ table: await table(), tokens, revocations, productRead: c.PRODUCT_READ })
@@ -34,6 +40,7 @@ export async function start({ env, log, stack, stopping, table }: Process) {
     database: { check: db.check, required: true },
     revocations: { check: revocations.check, required: true },
     bus: { check: bus.check, required: false },
+    objects: { check: objects.check, required: false },
   }
   measurePool(db)
   stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
@@ -42,7 +49,7 @@ export async function start({ env, log, stack, stopping, table }: Process) {
       host: c.LISTEN_HOST,
       port: c.LISTEN_PORT,
       log,
-      routes: routes({ db, relay, revocations, tokens, config: c }),
+      routes: routes({ db, relay, revocations, tokens, avatars, config: c }),
       before: answerProxy({ decide, tokens, revocations }, c),
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],

@@ -1,14 +1,18 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Context } from 'koa'
+import { FileHash, type Pictures } from '../platform/pictures.ts'
 import { problem } from '../platform/problem.ts'
 import { Id, type Route, route } from '../platform/routes.ts'
 import * as accounts from './accounts.ts'
+import { changeAvatar } from './avatar.ts'
 import { sendResetPage, sendVerifyPage } from './pages.ts'
 import * as schema from './schema.ts'
 import * as sessions from './sessions.ts'
 import * as store from './store.ts'
 
-export type Deps = sessions.Deps
+export interface Deps extends sessions.Deps {
+  avatars: Pictures
+}
 
 const cookieName = '__Secure-refresh'
 const accepted = { status: 'accepted' } as const
@@ -202,6 +206,39 @@ export const routes = (deps: Deps): Route[] => [
     async handle({ body, user }) {
       return schema.toProfile(await accounts.changeProfile(deps, user.id, body))
     },
+  }),
+  route({
+    method: 'PUT',
+    path: '/profile/avatar',
+    access: 'user',
+    upload: true,
+    summary: 'Set the avatar: a JPEG, PNG or WebP of at most 5 MiB. Its middle square is kept, in 512 and 128 pixels.',
+    answers: { 200: schema.Profile },
+    async handle({ ctx, user }) {
+      return schema.toProfile(await changeAvatar(deps, user.id, await deps.avatars.take(ctx)))
+    },
+  }),
+  route({
+    method: 'DELETE',
+    path: '/profile/avatar',
+    access: 'user',
+    summary: 'Remove the avatar.',
+    answers: { 204: null },
+    async handle({ user }) {
+      await changeAvatar(deps, user.id, null)
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/avatar/{hash}',
+    access: 'public',
+    summary: 'A file of an avatar. Whoever knows its path may see it; it stays for a day after the avatar has changed.',
+    params: FileHash,
+    headers: ['Range', 'If-Range', 'If-None-Match'],
+    answers: { 200: null, 206: null, 304: null },
+    problems: ['416 range_not_satisfiable'],
+    media: 'image/webp',
+    handle: ({ ctx, params }) => deps.avatars.send(ctx, params.hash),
   }),
   route({
     method: 'GET',

@@ -1,6 +1,7 @@
 import { z } from 'zod'
+import { linksTo, PictureLinks } from '../platform/pictures.ts'
 import { userRoles } from '../platform/routes.ts'
-import type { SessionRow, UserRow } from './store.ts'
+import { avatarOf, type SessionRow, type UserRow } from './store.ts'
 
 const isTimeZone = (zone: string) => {
   try {
@@ -83,6 +84,7 @@ export const Profile = z.object({
   timeZone: z.string(),
   roles: z.array(z.string()),
   verified: z.boolean(),
+  avatar: PictureLinks.nullable(),
   createdAt: z.iso.datetime(),
 })
 export const Session = z.object({
@@ -105,6 +107,7 @@ export const toProfile = (u: UserRow): z.output<typeof Profile> => ({
   timeZone: u.time_zone,
   roles: u.roles,
   verified: u.email_verified_at !== null,
+  avatar: linksTo('avatar', avatarOf(u)),
   createdAt: u.created_at.toISOString(),
 })
 export const toSession = (s: SessionRow, current: string): z.output<typeof Session> => ({

@@ -1,3 +1,4 @@
+import type { Picture } from '../events.ts'
 import type { Db, Knex } from '../platform/db.ts'
 
 export interface UserRow {
@@ -10,6 +11,8 @@ export interface UserRow {
   roles: string[]
   email_verified_at: Date | null
   created_at: Date
+  avatar_large: string | null
+  avatar_small: string | null
 }
 const userColumns = [
   'id',
@@ -21,7 +24,12 @@ const userColumns = [
   'roles',
   'email_verified_at',
   'created_at',
+  'avatar_large',
+  'avatar_small',
 ]
+
+export const avatarOf = ({ avatar_large, avatar_small }: UserRow): Picture | null =>
+  avatar_large && avatar_small ? { large: avatar_large, small: avatar_small } : null
 
 export type Purpose = 'verify' | 'login' | 'reset' | 'notice'
 /** Mails of one purpose in 24 h; codes to log in with are asked for on purpose and more often. */
@@ -52,6 +60,24 @@ export async function changeProfile(
     .update({ ...changes, updated_at: knex.fn.now() })
     .returning(userColumns)
   return rows[0]
+}
+
+/** Sets or clears the avatar; the user as they were before, or undefined where there is none. */
+export async function setAvatar(
+  trx: Knex.Transaction,
+  id: string,
+  avatar: Picture | null,
+): Promise<UserRow | undefined> {
+  const before = await trx('auth.user').first(userColumns).where({ id }).forUpdate()
+  if (before)
+    await trx('auth.user')
+      .where({ id })
+      .update({
+        avatar_large: avatar?.large ?? null,
+        avatar_small: avatar?.small ?? null,
+        updated_at: trx.fn.now(),
+      })
+  return before
 }
 
 export const setPassword = (knex: Knex, id: string, passwordHash: string) =>

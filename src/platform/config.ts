@@ -84,9 +84,18 @@ const signingKeys: Type<SigningKey[]> = {
 
 const postgres = url(['postgres:', 'postgresql:'], 'postgres://orders_a:password@postgres:5432/bodega')
 const nats = url(['nats:', 'tls:'], 'nats://orders:password@nats:4222')
+const bucket: Type<string> = {
+  name: 'bucket name',
+  example: 'bodega',
+  parse: (t) =>
+    /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(t)
+      ? t
+      : (rule('must have 3 to 63 lower-case letters, digits, dots and hyphens') as never),
+}
 const dialects = ['nginx', 'forward', 'envoy'] as const
 const everyRole = roleNames
 const withMigrate = [...roleNames, 'migrate'] as const
+const withObjects = ['auth', 'products'] as const
 
 /** Credentials apart from their URL, where they come from elsewhere: they take the place of those in it. */
 const credential = <const R extends readonly Reader[]>(what: string, readers: R) =>
@@ -198,6 +207,28 @@ export const settings = {
     default: 'public',
     help: 'Who may read one product: anyone, or signed-in users.',
   },
+  S3_URL: {
+    type: url(['http:', 'https:'], 'http://objectstore:8333'),
+    for: withObjects,
+    optional: true,
+    help: 'S3 that holds the pictures; addressed by path.',
+  },
+  S3_BUCKET: {
+    type: bucket,
+    for: withObjects,
+    default: 'bodega',
+    help: 'Bucket of the pictures; made when it is missing, where the key may.',
+  },
+  S3_REGION: { type: text, for: withObjects, default: 'us-east-1', help: 'Region that requests are signed for.' },
+  S3_ACCESS_KEY: { type: text, for: withObjects, secret: true, optional: true, help: 'Access key of S3_URL.' },
+  S3_SECRET_KEY: { type: text, for: withObjects, secret: true, optional: true, help: 'Secret key of S3_URL.' },
+  S3_CA: { type: pem, for: withObjects, optional: true, help: 'Authority of S3_URL.' },
+  OBJECTS_DIR: {
+    type: text,
+    for: withObjects,
+    optional: true,
+    help: 'Directory that holds the pictures where there is no S3_URL; for one host, shared by all replicas.',
+  },
   SMTP_URL: {
     type: url(['smtp:', 'smtps:'], 'smtp://user:password@mail.example.org:587'),
     for: ['notifications'],
@@ -282,11 +313,26 @@ export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = pro
       faults.push(`${name}${shown} ${(error as Error).message}. Example: ${setting.type.example}`)
     }
   }
+  faults.push(...objectFaults(reader, values, env))
   if (faults.length > 0) throw new ConfigError(reader, faults)
   for (const [name, prefix] of Object.entries({ DATABASE_URL: 'DATABASE', NATS_BROKER_URL: 'NATS', SMTP_URL: 'SMTP' }))
     if (values[name])
       values[name] = withCredentials(values[name] as string, values[`${prefix}_USER`], values[`${prefix}_PASSWORD`])
   return values as Config<R>
+}
+
+/** Pictures need a place; a setting that has a fault of its own is not asked for again. */
+function objectFaults(reader: Reader, values: Record<string, unknown>, env: NodeJS.ProcessEnv): string[] {
+  if (!(withObjects as readonly Reader[]).includes(reader)) return []
+  if (values.S3_URL)
+    return ['S3_ACCESS_KEY', 'S3_SECRET_KEY']
+      .filter((name) => !values[name])
+      .map((name) => `${name} is missing: S3_URL needs it`)
+  return values.OBJECTS_DIR || env.S3_URL
+    ? []
+    : [
+        `S3_URL is missing: ${settings.S3_URL.help} Example: ${settings.S3_URL.type.example}. A directory will do: OBJECTS_DIR`,
+      ]
 }
 
 function withCredentials(text: string, user: unknown, password: unknown) {

@@ -45,6 +45,10 @@ export interface Route {
   answers: Record<number, Input | null>
   /** Problems beyond those that every route has, as `409 out_of_stock`. */
   problems?: string[]
+  /** Takes a picture, as the body itself or in a form, and reads it by itself; the edge lets a larger body through. */
+  upload?: true
+  /** Media type of a good answer that is not JSON. */
+  media?: string
   /** Counts against a limit per address at the edge. */
   limit?: 'sign-in' | 'mail'
   /** Roles call it among themselves; the edge never forwards it, and it is not in the table that /authz reads. */

@@ -1,12 +1,17 @@
+import { consume, openBus } from '../platform/bus.ts'
 import { config } from '../platform/config.ts'
 import { openDb } from '../platform/db.ts'
-import { announceReady } from '../platform/health.ts'
+import { announceReady, type Checks } from '../platform/health.ts'
 import { openHttp } from '../platform/http.ts'
 import { measurePool, openMetrics } from '../platform/metrics.ts'
+import { openObjects } from '../platform/objects.ts'
+import { startRelay } from '../platform/outbox.ts'
+import { openPictures } from '../platform/pictures.ts'
 import type { Process } from '../platform/process.ts'
+import { imageForm } from './image.ts'
 import { routes } from './routes.ts'
 
-/** Opens the catalogue: its database, its metrics, its routes. */
+/** Opens the catalogue: its database, bus and pictures, its metrics, its routes. */
 export async function start({ env, log, stack, stopping }: Process) {
   const c = config('products', env)
   const db = stack.use(
@@ -19,15 +24,26 @@ export async function start({ env, log, stack, stopping }: Process) {
       log,
     }),
   )
+  const bus = stack.use(
+    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'products', connectTimeout: c.CONN_TIMEOUT, log }),
+  )
+  const relay = stack.use(startRelay({ db, schema: 'products', bus, log }))
+  const objects = stack.use(openObjects(c))
+  const images = openPictures({ db, schema: 'products', objects, name: 'image', form: imageForm, log })
+  stack.use(consume(bus, 'images', { concurrency: 8, handle: images.tidy, log }))
   measurePool(db)
   stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
-  const checks = { database: { check: db.check, required: true } }
+  const checks: Checks = {
+    database: { check: db.check, required: true },
+    bus: { check: bus.check, required: false },
+    objects: { check: objects.check, required: false },
+  }
   stack.use(
     await openHttp({
       host: c.LISTEN_HOST,
       port: c.LISTEN_PORT,
       log,
-      routes: routes({ db }),
+      routes: routes({ db, relay, images }),
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
       drainDelay: c.DRAIN_DELAY,

@@ -1,15 +1,16 @@
 import type { Context } from 'koa'
 import { v7 as newId } from 'uuid'
 import { type Db, violates } from '../platform/db.ts'
+import { FileHash } from '../platform/pictures.ts'
 import { problem } from '../platform/problem.ts'
 import { Id, type Route, route } from '../platform/routes.ts'
 import { readCursor, writeCursor } from './cursor.ts'
 import { etag, versionsIn } from './etag.ts'
+import { changeImage, type Deps, removeProduct } from './image.ts'
 import { NewProduct, Product, ProductFacts, ProductPage, ProductQuery, ProductStock, StockChange } from './schema.ts'
 import {
   addProduct,
   changeStock,
-  deleteProduct,
   findProduct,
   listProducts,
   replaceProduct,
@@ -19,12 +20,8 @@ import {
   versionOf,
 } from './store.ts'
 
-interface Deps {
-  db: Db
-}
-
-/** The catalogue's routes; `db` is used only when one of them is called. */
-export const routes = ({ db }: Deps): Route[] => [
+/** The catalogue's routes; what they are given is used only when one of them is called. */
+export const routes = (deps: Deps): Route[] => [
   route({
     method: 'GET',
     path: '/product',
@@ -38,8 +35,8 @@ export const routes = ({ db }: Deps): Route[] => [
       const { q, limit, ...filter } = query
       // One more than asked for tells whether there is a next page.
       const list = (words?: { text: string; alike: boolean }) =>
-        listProducts(db, { ...filter, words }, position, limit + 1)
-      const mended = async (text: string) => ({ text: await spelledAlike(db.knex, text), alike: true })
+        listProducts(deps.db, { ...filter, words }, position, limit + 1)
+      const mended = async (text: string) => ({ text: await spelledAlike(deps.db.knex, text), alike: true })
 
       let alike = position?.alike ?? false
       let found = await list(q ? (alike ? await mended(q) : { text: q, alike }) : undefined)
@@ -64,7 +61,7 @@ export const routes = ({ db }: Deps): Route[] => [
     problems: ['409 sku_taken'],
     async handle({ ctx, body }) {
       const id = newId()
-      const product = await unlessTaken(body.sku, addProduct(db.knex, id, body))
+      const product = await unlessTaken(body.sku, addProduct(deps.db.knex, id, body))
       ctx.set({ ETag: etag(product.version), Location: `/product/${id}` })
       return product.item
     },
@@ -81,7 +78,7 @@ export const routes = ({ db }: Deps): Route[] => [
     headers: ['If-None-Match'],
     answers: { 200: Product, 304: null },
     async handle({ ctx, params }) {
-      const product = await findProduct(db, params.id)
+      const product = await findProduct(deps.db, params.id)
       if (!product) throw problem.notFound('product', params.id)
       ctx.set({
         ETag: etag(product.version),
@@ -107,8 +104,8 @@ export const routes = ({ db }: Deps): Route[] => [
     problems: ['409 sku_taken', '412 stale', '428 precondition_required'],
     async handle({ ctx, params, body }) {
       const versions = expectedVersions(ctx)
-      const product = await unlessTaken(body.sku, replaceProduct(db.knex, params.id, versions, body))
-      if (!product) throw await missed(db, params.id)
+      const product = await unlessTaken(body.sku, replaceProduct(deps.db.knex, params.id, versions, body))
+      if (!product) throw await missed(deps.db, params.id)
       ctx.set('ETag', etag(product.version))
       return product.item
     },
@@ -124,8 +121,61 @@ export const routes = ({ db }: Deps): Route[] => [
     answers: { 204: null },
     problems: ['412 stale', '428 precondition_required'],
     async handle({ ctx, params }) {
-      if (!(await deleteProduct(db.knex, params.id, expectedVersions(ctx)))) throw await missed(db, params.id)
+      if (!(await removeProduct(deps, params.id, expectedVersions(ctx)))) throw await missed(deps.db, params.id)
     },
+  }),
+
+  route({
+    method: 'PUT',
+    path: '/product/{id}/image',
+    access: 'product:write',
+    upload: true,
+    summary:
+      'Set the picture of a product: a JPEG, PNG or WebP of at most 5 MiB. It is kept in 1024 and 256 pixels, which a ' +
+      'smaller one does not grow to. The picture is one of the facts that the ETag stands for.',
+    params: Id,
+    headers: ['If-Match!'],
+    answers: { 200: Product },
+    problems: ['412 stale', '428 precondition_required'],
+    async handle({ ctx, params: { id } }) {
+      const versions = expectedVersions(ctx)
+      // Asked before the body is read, and once more by the write.
+      const current = await versionOf(deps.db.knex, id)
+      if (current === undefined || (versions !== '*' && !versions.includes(current))) throw await missed(deps.db, id)
+      const product = await changeImage(deps, id, versions, await deps.images.take(ctx))
+      if (!product) throw await missed(deps.db, id)
+      ctx.set('ETag', etag(product.version))
+      return product.item
+    },
+  }),
+
+  route({
+    method: 'DELETE',
+    path: '/product/{id}/image',
+    access: 'product:write',
+    summary: 'Remove the picture of a product.',
+    params: Id,
+    headers: ['If-Match!'],
+    answers: { 204: null },
+    problems: ['412 stale', '428 precondition_required'],
+    async handle({ ctx, params: { id } }) {
+      const product = await changeImage(deps, id, expectedVersions(ctx), null)
+      if (!product) throw await missed(deps.db, id)
+      ctx.set('ETag', etag(product.version))
+    },
+  }),
+
+  route({
+    method: 'GET',
+    path: '/image/{hash}',
+    access: 'public',
+    summary: 'A file of a picture. It stays for a day after the picture has changed.',
+    params: FileHash,
+    headers: ['Range', 'If-Range', 'If-None-Match'],
+    answers: { 200: null, 206: null, 304: null },
+    problems: ['416 range_not_satisfiable'],
+    media: 'image/webp',
+    handle: ({ ctx, params }) => deps.images.send(ctx, params.hash),
   }),
 
   route({
@@ -140,10 +190,10 @@ export const routes = ({ db }: Deps): Route[] => [
     async handle({ params: { id }, body }) {
       const stock =
         body.stock === undefined
-          ? await changeStock(db.knex, id, body.change ?? 0)
-          : await setStock(db.knex, id, body.stock)
+          ? await changeStock(deps.db.knex, id, body.change ?? 0)
+          : await setStock(deps.db.knex, id, body.stock)
       if (stock !== undefined) return { id, stock }
-      const available = await stockOf(db.knex, id)
+      const available = await stockOf(deps.db.knex, id)
       if (available === undefined) throw problem.notFound('product', id)
       throw problem.conflict(
         'stock_out_of_range',

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { PictureLinks } from '../platform/pictures.ts'
 
 // An int of zod's is within ±(2^53 − 1) by itself; `abort` keeps one fault from being told twice.
 const whole = (min: number, max: number) => {
@@ -71,6 +72,7 @@ export const Product = z.object({
   category: z.string(),
   price: z.int().describe('Minor units of the currency'),
   currency: z.string().describe('ISO 4217'),
+  image: PictureLinks.nullable(),
   stock: z.int(),
   version: z.int().describe('The ETag of version 3 is "v3"'),
   createdAt: z.iso.datetime({ offset: true }),

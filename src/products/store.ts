@@ -1,9 +1,13 @@
+import type { Picture } from '../events.ts'
 import type { Db, Knex, Statement } from '../platform/db.ts'
 import { orderOf, type Position } from './cursor.ts'
 import type { ImportedProduct, NewProduct, ProductFacts, ProductQuery } from './schema.ts'
 
 /** A product as the API shows it, from `p` and its stock `s`; its JSON is written by PostgreSQL. */
-const shown = `p.id, p.sku, p.name, p.description, p.category, p.price, p.currency, s.on_hand as stock, p.version,
+const shown = `p.id, p.sku, p.name, p.description, p.category, p.price, p.currency,
+    case when p.image_large is not null
+      then json_build_object('large', '/image/' || p.image_large, 'small', '/image/' || p.image_small) end as image,
+    s.on_hand as stock, p.version,
     p.created_at as "createdAt", p.updated_at as "updatedAt"`
 
 export interface Found {
@@ -231,16 +235,58 @@ export async function replaceProduct(knex: Knex, id: string, versions: number[] 
   return rows[0] as Found | undefined
 }
 
-/** Whether there was a live product in one of `versions`, which is deleted now; its sku is free again. */
-export async function deleteProduct(knex: Knex, id: string, versions: number[] | '*') {
-  const result = await knex.raw(
+/** Deletes a live product in one of `versions`, so that its sku is free again; undefined where there was none. */
+export async function deleteProduct(
+  knex: Knex,
+  id: string,
+  versions: number[] | '*',
+): Promise<{ image: Picture | null } | undefined> {
+  const { rows } = await knex.raw(
     `update products.product
      set deleted_at = now(), updated_at = now(), version = version + 1
-     where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))`,
+     where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))
+     returning image_large as large, image_small as small`,
     [id, ...twice(versions === '*' ? null : versions)] as Knex.RawBinding[],
   )
-  return result.rowCount === 1
+  return rows[0] && { image: pictureOf(rows[0]) }
 }
+
+const pictureOf = ({ large, small }: { large: string | null; small: string | null }): Picture | null =>
+  large && small ? { large, small } : null
+
+/** Sets or clears the image of a live product in one of `versions`, and says what it was; undefined where there is none. */
+export async function setImage(
+  trx: Knex.Transaction,
+  id: string,
+  versions: number[] | '*',
+  image: Picture | null,
+): Promise<(Found & { replaced: Picture | null }) | undefined> {
+  const { rows } = await trx.raw(
+    `with before as (
+       select id, image_large, image_small from products.product
+       where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))
+       for update
+     ), p as (
+       update products.product set image_large = ?, image_small = ?, version = version + 1, updated_at = now()
+       where id = (select id from before)
+       returning *
+     )
+     select page.version, page.stock, row_to_json(page)::text as item, before.image_large as large, before.image_small as small
+     from before, (select ${shown} from p join products.stock s on s.product_id = p.id) page`,
+    [id, ...twice(versions === '*' ? null : versions), image?.large ?? null, image?.small ?? null] as Knex.RawBinding[],
+  )
+  return rows[0] && { ...rows[0], replaced: pictureOf(rows[0]) }
+}
+
+/** Gives images to live products that have none, by sku. */
+export const addImages = (knex: Knex, images: (Picture & { sku: string })[]) =>
+  knex.raw(
+    `update products.product p
+     set image_large = input.large, image_small = input.small, version = p.version + 1, updated_at = now()
+     from json_to_recordset(?::json) as input (sku text, large text, small text)
+     where p.sku = input.sku and p.deleted_at is null and p.image_large is null`,
+    [JSON.stringify(images)],
+  )
 
 const twice = <T>(value: T): [T, T] => [value, value]
 

@@ -75,7 +75,7 @@ export function useOrders(test: TestFn) {
           const message = await jsm.streams.getMessage(stream, { seq })
           const subject = message.subject as Subject
           const data = events[subject].parse(message.json())
-          if (data.userId === user.id) found.push({ subject, data })
+          if ('userId' in data && data.userId === user.id) found.push({ subject, data })
         }
         return found
       } finally {

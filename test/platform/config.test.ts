@@ -47,6 +47,26 @@ test('a file and the environment name the same key → the file counts', (t) => 
   t.is(config('orders', { ...good, SECRETS_DIR: dir }).ASSERTION_KEY, 'f'.repeat(40))
 })
 
+test('no place for pictures → auth and products name what they need, the other roles need none', (t) => {
+  const faultsOf = (env: NodeJS.ProcessEnv) => {
+    try {
+      config('products', { ...good, ROLE: 'products', ...env })
+      return ''
+    } catch (error) {
+      return (error as ConfigError).message
+    }
+  }
+  t.regex(faultsOf({}), /^A setting of products.*\n {2}- S3_URL is missing: .*OBJECTS_DIR/)
+  t.regex(faultsOf({ S3_URL: 'ftp://x' }), /^A setting.*\n.*S3_URL is "ftp:/)
+  t.regex(
+    faultsOf({ S3_URL: 'http://s3:1' }),
+    /^2 settings.*\n.*S3_ACCESS_KEY is missing.*\n.*S3_SECRET_KEY is missing/,
+  )
+  t.regex(faultsOf({ OBJECTS_DIR: '/objects', S3_BUCKET: 'Not A Bucket' }), /S3_BUCKET/)
+  t.is(faultsOf({ OBJECTS_DIR: '/objects' }), '')
+  t.is(faultsOf({ S3_URL: 'https://s3.example.org', S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 'b' }), '')
+})
+
 for (const keys of ['[]', '{', '[{"kid":"a","state":"next","pem":"x"}]', '[{"kid":1}]'])
   test(`JWT_KEYS ${keys} → refused`, (t) => {
     const error = t.throws(() => config('auth', { ...good, JWT_KEYS: keys }), { instanceOf: ConfigError })
