@@ -66,7 +66,7 @@ test.serial(
     await release()
     t.is((await answer).status, 201)
     await stopped
-    t.true(logOf('orders').some((line) => line.msg === 'stopped'))
+    await eventually('its last line', async () => logOf('orders').some((line) => line.msg === 'stopped'))
     const client = new pg.Client({ connectionString: shop.databaseUrl })
     await client.connect()
     t.teardown(() => client.end())
@@ -109,9 +109,11 @@ test.serial('the database is missing at the start → alive, not ready, waiting 
   const refused = await order()
   t.is(refused.status, 503)
   t.is(refused.body.code, 'unavailable')
+  await eventually('it says what it waits for', async () =>
+    logOf('orders').some((line) => line.msg === 'waiting for dependencies'),
+  )
   await shop.postgres?.restart()
   await started
-  t.true(logOf('orders').some((line) => line.msg === 'waiting for dependencies'))
   await eventually('orders go on', async () => (await order()).status === 201)
 })
 
