@@ -11,7 +11,7 @@ sha256() { openssl dgst -sha256 -r "$1" | cut -d' ' -f1; }
 # inside database COMMAND: a container of its own, which goes with the command.
 inside() { compose --profile operate run --rm --no-deps -T "$@"; }
 # The pictures as a tar, by the settings and secrets of the role that serves them.
-objects() { compose run --rm --no-deps -T --entrypoint node products /app/src/commands.ts "objects-$1" ''; }
+objects() { compose run --rm --no-deps -T --entrypoint node products /app/src/commands.ts "objects-$1"; }
 # The public halves of the identities that open the secrets which this shop's data rest on.
 identities() {
   local file=${SOPS_AGE_KEY_FILE:-${XDG_CONFIG_HOME:-${HOME:-/root}/.config}/sops/age/keys.txt}

@@ -6,23 +6,24 @@
 wait_seconds=120
 
 hashes=$(compose config --hash '*') || die "the compose files cannot be used as .env sets them" "next: docker compose config"
-# Whether a container is what the compose files, and the image that they name, say now.
-current() {
-  local id=$1 service=$2 facts
-  facts=$(docker inspect -f '{{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}' "$id")
-  read -r hash image name <<<"$facts"
-  grep -qx "$service $hash" <<<"$hashes" && [ "$image" = "$(docker image inspect -f '{{.Id}}' "$name" 2>/dev/null)" ]
+# Lines of service, container, whether it runs, and whether it is what files and image say now.
+look() {
+  compose ps -a --no-trunc --format '{{.Service}} {{.ID}}' | while read -r service id; do
+    read -r state hash image name < <(docker inspect -f '{{.State.Status}} {{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}' "$id")
+    if grep -qx "$service $hash" <<<"$hashes" && [ "$image" = "$(docker image inspect -f '{{.Id}}' "$name" 2>/dev/null)" ]; then
+      printf '%s %s %s current\n' "$service" "$id" "$state"
+    else
+      printf '%s %s %s stale\n' "$service" "$id" "$state"
+    fi
+  done
 }
-stale() {
-  local id
-  for id in $(running "$1"); do current "$id" "$1" || printf '%s\n' "$id"; done
-}
+# pick SERVICE current|stale: those that run.
+pick() { awk -v s="$1" -v c="$2" '$1 == s && $3 == "running" && $4 == c { print $2 }' <<<"$found"; }
 
 roll_role() {
-  local service=$1 id old=() new=() made=() want
-  for id in $(running "$service"); do
-    if current "$id" "$service"; then new+=("$id"); else old+=("$id"); fi
-  done
+  local service=$1 id old new made=() want
+  read -ra old < <(pick "$service" stale | tr '\n' ' ')
+  read -ra new < <(pick "$service" current | tr '\n' ' ')
   if [ ${#old[@]} -eq 0 ]; then
     [ "$2" = named ] || return 0
     # Asked for by name: as it is now, but new.
@@ -61,10 +62,11 @@ roll_migrate() {
 }
 
 # A shop that does not run has nothing to roll.
-[ -n "$(compose ps -q)" ] || die "the shop does not run here" "next: docker compose up -d --wait"
+found=$(look)
+[ -n "$found" ] || die "the shop does not run here" "next: docker compose up -d --wait"
 
 named=" $* "
-asked() { if [ "$named" = "  " ]; then [ -n "$(stale "$1")" ]; else [[ $named == *" $1 "* ]]; fi; }
+asked() { if [ "$named" = "  " ]; then [ -n "$(pick "$1" stale)" ]; else [[ $named == *" $1 "* ]]; fi; }
 how=$([ $# -gt 0 ] && echo named || echo stale)
 for service; do has "$service" || die "there is no service $service here" "there are: $(printf '%s' "$services" | tr '\n' ' ')"; done
 
@@ -81,8 +83,7 @@ done
 if [[ $named == *' migrate '* ]]; then
   roll_migrate force
 elif [ "$how" = stale ]; then
-  id=$(compose ps -aq migrate)
-  if [ -z "$id" ] || ! current "$id" migrate; then roll_migrate; fi
+  grep -q '^migrate .* current$' <<<"$found" || roll_migrate
 fi
 for service in "${roles[@]}"; do ! asked "$service" || roll_role "$service" "$how"; done
 if asked edge; then

@@ -20,7 +20,7 @@ done
 
 say
 # Any role that runs can ask the others for their figures.
-id=$(for service in "${roles[@]}"; do running "$service"; done | head -1)
+id=$(for service in "${roles[@]}"; do running "$service"; done | awk 'NR == 1')
 if [ -n "$id" ]; then
   docker exec -i "$id" node - <<'END' || say 'figures: no answer'
 const read = async (role) => {

@@ -9,7 +9,7 @@ app=${registry}bodega-app edge=${registry}bodega-edge
 # The image that a running container was made from, whatever its tag means by now.
 image_of() {
   local id
-  id=$(running "$1" | head -1)
+  id=$(running "$1" | awk 'NR == 1')
   [ -z "$id" ] || docker inspect -f '{{.Image}}' "$id"
 }
 

@@ -26,6 +26,14 @@ const commands: Record<string, Command> = {
     help: 'job NAME         run one scheduled job now',
     run: async (name) => (await import('./notifications/commands.ts')).runJob(name, process.env),
   },
+  'objects-export': {
+    help: 'objects-export   write all pictures to standard output, as a tar',
+    run: async () => (await import('./products/commands.ts')).exportObjects(process.env),
+  },
+  'objects-import': {
+    help: 'objects-import   put the pictures of such a tar, from standard input',
+    run: async () => (await import('./products/commands.ts')).importObjects(process.env),
+  },
   policy: { help: 'policy           print who may call what', run: printPolicy },
   routes: {
     help: 'routes           write the files that are made from the route table and the settings',

@@ -30,7 +30,7 @@ case ${1:-} in
     coproc session { "${sql[@]}" "$url"; }
     printf '%s\n' "$settings begin isolation level repeatable read read only;" "select pg_export_snapshot();" >&"${session[1]}"
     read -r -u "${session[0]}" snapshot || { echo 'the database does not answer' >&2; exit 1; }
-    printf '%s\n' "$facts;" "select 'dump';" >&"${session[1]}"
+    printf '%s\n' "$facts" "select 'dump';" >&"${session[1]}"
     while read -r -u "${session[0]}" line; do
       printf '%s\n' "$line"
       [ "$line" != dump ] || break
@@ -52,7 +52,8 @@ select format('drop database if exists %I with (force)', :'name' || '_restore') 
 select format('create database %I template template0', :'name' || '_restore') \gexec
 END
     pg_restore --exit-on-error --dbname="${url}_restore"
-    "${sql[@]}" "${url}_restore" <<<"$settings analyze; $facts;"
+    "${sql[@]}" "${url}_restore" <<<"$settings analyze;
+$facts"
     ;;
   adopt)
     "${sql[@]}" "$server/postgres" -v name="$name" <<'END'

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { Agent as PlainAgent, request as plainRequest } from 'node:http'
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https'
 import { dirname, join } from 'node:path'
@@ -25,6 +25,8 @@ export interface Objects {
   stat(key: string): Promise<{ size: number } | undefined>
   /** What is not there counts as removed. */
   remove(key: string): Promise<void>
+  /** The keys of all objects, in no order. */
+  list(): AsyncIterable<string>
   /** Throws when the store cannot be used. */
   check(): Promise<void>
 }
@@ -138,6 +140,14 @@ function openBucket(settings: Settings, url: string): Objects & Disposable {
           await unlessMissing(missing, s3.removeObject(bucket, checked(key)))
         })(),
       ),
+    async *list() {
+      const s3 = await client()
+      try {
+        for await (const { name } of s3.listObjectsV2(bucket, '', true)) if (name) yield name as string
+      } catch (error) {
+        if (!missing.includes((error as { code?: string }).code ?? '')) throw outOfReach(error)
+      }
+    },
     async check() {
       const s3 = await client()
       if (!(await s3.bucketExists(bucket))) await make(s3)
@@ -178,6 +188,12 @@ function openDirectory(dir: string): Objects & Disposable {
       return known && { size: known.size }
     },
     remove: async (key) => reached(rm(place(key), { force: true })),
+    async *list() {
+      const rooms = await reached(unlessMissing(missing, readdir(dir)))
+      for (const room of rooms ?? [])
+        for (const name of await reached(readdir(join(dir, room))))
+          if (wellFormed.test(`${room}/${name}`)) yield `${room}/${name}`
+    },
     async check() {
       await mkdir(dir, { recursive: true, mode: 0o700 })
     },

@@ -2,9 +2,11 @@ import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { extname } from 'node:path'
 import { Readable } from 'node:stream'
+import { readArchive, writeArchive } from '../platform/archive.ts'
 import { ConfigError, config } from '../platform/config.ts'
 import { openDb, outOfReach } from '../platform/db.ts'
 import { openLog } from '../platform/log.ts'
+import { openObjects } from '../platform/objects.ts'
 import { type Counts, importCatalogue, UnreadableFile } from './import.ts'
 import { catalogue } from './seed.ts'
 
@@ -94,4 +96,15 @@ function progress(text: (counts: Counts) => string) {
     shown = Date.now()
     process.stderr.write(process.stderr.isTTY ? `${clear}${text(counts)}` : `${text(counts)}\n`)
   }
+}
+
+/** Writes the pictures of products and users to standard output; the database is not asked. */
+export async function exportObjects(env: NodeJS.ProcessEnv) {
+  using objects = openObjects(config('products', env))
+  process.stderr.write(`${await writeArchive(objects, process.stdout)} objects\n`)
+}
+
+export async function importObjects(env: NodeJS.ProcessEnv) {
+  using objects = openObjects(config('products', env))
+  process.stderr.write(`${await readArchive(objects, process.stdin)} objects\n`)
 }
