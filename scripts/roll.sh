@@ -22,8 +22,8 @@ pick() { awk -v s="$1" -v c="$2" '$1 == s && $3 == "running" && $4 == c { print 
 
 roll_role() {
   local service=$1 id old new made=() want
-  read -ra old < <(pick "$service" stale | tr '\n' ' ')
-  read -ra new < <(pick "$service" current | tr '\n' ' ')
+  IFS=$'\n' read -r -d '' -a old < <(pick "$service" stale; printf '\0')
+  IFS=$'\n' read -r -d '' -a new < <(pick "$service" current; printf '\0')
   if [ ${#old[@]} -eq 0 ]; then
     [ "$2" = named ] || return 0
     # Asked for by name: as it is now, but new.
