@@ -62,7 +62,11 @@ export const Roles = z.strictObject({
     .max(3),
 })
 export const UserQuery = z.strictObject({
-  q: z.string().max(254).optional(),
+  q: z
+    .string()
+    .max(254)
+    .regex(/^\P{Cc}*$/u, 'must have no control characters')
+    .optional(),
   cursor: z.string().max(400).optional(),
   limit: z.coerce.number().int().min(1).max(100).default(20),
 })

@@ -5,7 +5,7 @@ import { Router } from '@koa/router'
 import { json as readJson } from 'co-body'
 import Koa, { type Context } from 'koa'
 import type { z } from 'zod'
-import { outOfReach } from './db.ts'
+import { hasState, outOfReach } from './db.ts'
 import { type Checks, readiness } from './health.ts'
 import { assertionReader, type User } from './identity.ts'
 import type { Logger } from './log.ts'
@@ -143,6 +143,8 @@ function refuse(ctx: Context, error: unknown, log: Logger, id: string) {
 function asProblem(error: unknown): Problem | undefined {
   if (error instanceof Problem) return error
   if (outOfReach(error)) return problem.unavailable('The database is out of reach; the request was not carried out.')
+  // PostgreSQL's text cannot hold a null character.
+  if (hasState(error, '22021')) return problem.badRequest('bad_text', 'A text holds a character that cannot be stored.')
   const { type, status } = error as { type?: string; status?: number }
   if (type === 'entity.too.large')
     return new Problem(413, 'body_too_large', 'The body is larger than this route takes.')
