@@ -4,11 +4,16 @@ import { extname } from 'node:path'
 import { Readable } from 'node:stream'
 import { readArchive, writeArchive } from '../platform/archive.ts'
 import { ConfigError, config } from '../platform/config.ts'
-import { openDb, outOfReach } from '../platform/db.ts'
+import { type Db, openDb, outOfReach } from '../platform/db.ts'
 import { openLog } from '../platform/log.ts'
 import { openObjects } from '../platform/objects.ts'
+import { openPictures } from '../platform/pictures.ts'
+import { Problem } from '../platform/problem.ts'
+import { drawingOf, paint } from './drawings.ts'
+import { imageForm } from './image.ts'
 import { type Counts, importCatalogue, UnreadableFile } from './import.ts'
 import { catalogue } from './seed.ts'
+import { addImages, skusWithoutImage } from './store.ts'
 
 const formats = { '.csv': 'csv', '.jsonl': 'jsonl', '.ndjson': 'jsonl' } as const
 const isKnown = (end: string): end is keyof typeof formats => Object.hasOwn(formats, end)
@@ -67,6 +72,48 @@ export async function runSeed(env: NodeJS.ProcessEnv) {
   })
   if (refused.length > 0) throw new Error(`the example catalogue is wrong: ${refused.join('; ')}`)
   process.stdout.write(`${summary(counts)}\n`)
+  try {
+    await addDrawings(db, env)
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error
+    process.stderr.write(`The pictures are missing: ${error.message} Seed again to add them.\n`)
+    process.exitCode = 1
+  }
+}
+
+/** Gives the example products that have no image the one that is drawn for them. */
+async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
+  const bare = new Set(
+    await skusWithoutImage(
+      db.knex,
+      catalogue().map(({ sku }) => sku),
+    ),
+  )
+  if (bare.size === 0) return
+  const c = config('products', env)
+  using objects = openObjects(c)
+  const images = openPictures({
+    db,
+    schema: 'products',
+    objects,
+    name: 'image',
+    form: imageForm,
+    log: openLog(c.LOG_LEVEL, { role: 'products' }),
+  })
+  const drawings = [
+    ...Map.groupBy(
+      catalogue().filter(({ sku }) => bare.has(sku)),
+      drawingOf,
+    ),
+  ]
+  while (drawings.length > 0) {
+    const done = drawings.splice(0, 8).map(async ([drawing, products]) => {
+      const picture = await images.keep(await paint(drawing, imageForm))
+      return products.map(({ sku }) => ({ sku, ...picture }))
+    })
+    await addImages(db.knex, (await Promise.all(done)).flat())
+  }
+  process.stdout.write(`${number(bare.size)} with a picture now\n`)
 }
 
 function openCatalogue(env: NodeJS.ProcessEnv) {

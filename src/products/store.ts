@@ -278,6 +278,15 @@ export async function setImage(
   return rows[0] && { ...rows[0], replaced: pictureOf(rows[0]) }
 }
 
+/** Which of these live products have no image, by sku. */
+export async function skusWithoutImage(knex: Knex, skus: string[]): Promise<string[]> {
+  const { rows } = await knex.raw(
+    'select sku from products.product where sku = any (?) and deleted_at is null and image_large is null',
+    [skus],
+  )
+  return rows.map((row: { sku: string }) => row.sku)
+}
+
 /** Gives images to live products that have none, by sku. */
 export const addImages = (knex: Knex, images: (Picture & { sku: string })[]) =>
   knex.raw(

@@ -114,6 +114,17 @@ for (const [name, settings] of Object.entries(stores)) {
     await objects.remove(key)
   })
 
+  test.serial(`${name}, list → every key, and none that was removed`, async (t) => {
+    using objects = openObjects(settings())
+    const keys = Array.from({ length: 30 }, newKey)
+    await Promise.all(keys.map((key) => objects.put(key, Buffer.from('x'), 'image/webp')))
+    await objects.remove(keys[0] as string)
+    const listed: string[] = []
+    for await (const key of objects.list()) listed.push(key)
+    t.deepEqual(listed.filter((key) => keys.includes(key)).sort(), keys.slice(1).sort())
+    await Promise.all(keys.map((key) => objects.remove(key)))
+  })
+
   test.serial(`${name}, keys that lead elsewhere → refused`, async (t) => {
     using objects = openObjects(settings())
     for (const key of ['../x', 'test/../../x', '/etc/passwd', 'test//x', 'test/x\0', 'test/..', '', 'test/a/b', '.']) {
