@@ -77,6 +77,11 @@ if has postgres && asked postgres; then
     say "postgres: differs and is left alone, since its restart is seen; next, at a quiet hour: make roll SERVICE=postgres"
   fi
 fi
+# The bus reads its users from a file of this checkout, which Compose does not compare.
+if [ "$how" = stale ] && has nats && id=$(pick nats current) && [ -n "$id" ] &&
+  ! docker exec "$id" cat /etc/bodega/nats.conf | cmp -s - src/platform/nats.conf; then
+  in_place nats force
+fi
 for service in nats objectstore mail; do
   ! has "$service" || ! asked "$service" || in_place "$service" "$([ "$how" = stale ] || echo force)"
 done

@@ -1,0 +1,145 @@
+import { randomBytes, randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Answer, type Call, call, codeIn, mailTo } from '../../src/embedded/client.ts'
+import { eventually } from '../support/shop.ts'
+
+export interface Buyer {
+  email: string
+  password: string
+  token: string
+  refreshToken: string
+}
+export interface Sale {
+  buyer: string
+  items: { productId: string; quantity: number }[]
+}
+
+const must = async (url: string, status: number, method: string, path: string, options?: Call) => {
+  const answer = await call(url, method, path, options)
+  if (answer.status !== status)
+    throw new Error(`${method} ${path}: ${answer.status} instead of ${status}: ${answer.text}`)
+  return answer.body
+}
+
+/** A new session of a buyer's. */
+export async function signIn(url: string, buyer: Pick<Buyer, 'email' | 'password'>) {
+  const { email, password } = buyer
+  const tokens = await must(url, 200, 'POST', '/auth/login', { body: { email, password } })
+  return { token: tokens.accessToken as string, refreshToken: tokens.refreshToken as string }
+}
+
+export async function newBuyer(url: string, inboxUrl: string): Promise<Buyer> {
+  const email = `buyer-${randomBytes(5).toString('hex')}@example.org`
+  const password = `pass ${randomBytes(8).toString('hex')}`
+  await must(url, 202, 'POST', '/auth/register', { body: { email, password } })
+  const code = codeIn(await mailTo(inboxUrl, email, { deadline: 60_000 }))
+  await must(url, 200, 'POST', '/auth/verify', { body: { email, code } })
+  return { email, password, ...(await signIn(url, { email, password })) }
+}
+
+/**
+ * Customers who look, fill carts and order, each one request after the other. Every order that was answered with 201 is
+ * kept in `sales`. A strict one counts whatever is not the answer of a working shop as a failure; another takes an
+ * order that got no answer, or 503, up again under its key until it has one.
+ */
+export function startLoad(options: {
+  url: string
+  buyers: Buyer[]
+  products: string[]
+  sales: Map<string, Sale>
+  strict?: boolean
+}) {
+  const { url, buyers, products, sales, strict = false } = options
+  const done = new AbortController()
+  const failures: string[] = []
+  const seen: Record<string, number> = {}
+  let requests = 0
+
+  const ask = async (method: string, path: string, good: number[], more: Call = {}): Promise<Answer | undefined> => {
+    requests++
+    const began = Date.now()
+    const answer = await call(url, method, path, more).catch((error: Error) => error)
+    const fault =
+      answer instanceof Error
+        ? answer.message
+        : good.includes(answer.status)
+          ? undefined
+          : `${answer.status} ${answer.text}`
+    const kind = answer instanceof Error ? 'none' : String(answer.status)
+    seen[kind] = (seen[kind] ?? 0) + 1
+    if (fault)
+      failures.push(
+        `${new Date(began).toISOString()} ${method} ${path} after ${Date.now() - began} ms: ${fault.slice(0, 300)}`,
+      )
+    return answer instanceof Error ? undefined : answer
+  }
+  const order = async (buyer: Buyer, n: number) => {
+    const items = [
+      { productId: products[n % products.length] as string, quantity: 1 + (n % 3) },
+      { productId: products[(n + 1) % products.length] as string, quantity: 1 },
+    ]
+    const headers = { 'Idempotency-Key': randomUUID() }
+    for (let again = false; ; again = true) {
+      const answer = await ask('POST', '/order', [201], { token: buyer.token, body: { items }, headers })
+      if (answer?.status === 201) {
+        const { id } = answer.body as { id: string }
+        const known = sales.get(id)
+        if (known) throw new Error(`order ${id} was answered for two keys`)
+        sales.set(id, { buyer: buyer.email, items })
+        return
+      }
+      if (answer?.status === 409 && answer.body.code === 'out_of_stock') return
+      if (strict || (again && done.signal.aborted && !answer)) return
+      const isTemporary = !answer || answer.status === 503 || answer.body?.code === 'in_flight'
+      if (!isTemporary) throw new Error(`an order was answered ${answer?.status}: ${answer?.text}`)
+      // A shop that is away answers at once: without a pause, thousands of requests would ask for what is not there.
+      await sleep(50)
+    }
+  }
+  const customer = async (buyer: Buyer, place: number) => {
+    for (let n = place; !done.signal.aborted; n++) {
+      const product = products[n % products.length] as string
+      await ask('GET', `/product/${product}`, [200])
+      await order(buyer, n)
+      if (n % 4 === 0)
+        await ask('PUT', `/cart/items/${product}`, [200], { token: buyer.token, body: { quantity: 1 + (n % 9) } })
+      if (n % 4 === 1) await ask('GET', '/order?limit=5', [200], { token: buyer.token })
+      if (n % 4 === 2) await ask('GET', '/profile', [200], { token: buyer.token })
+      if (n % 16 === 3) {
+        const fresh = await ask('POST', '/auth/refresh', [200], { body: { refreshToken: buyer.refreshToken } })
+        if (fresh?.status === 200) {
+          buyer.token = fresh.body.accessToken
+          buyer.refreshToken = fresh.body.refreshToken
+        }
+      }
+      if (n % 8 === 7) await ask('GET', '/product?limit=5&inStock=true', [200])
+    }
+  }
+  const running = Promise.all(buyers.map(customer))
+  // Seen where it is awaited.
+  running.catch(() => {})
+
+  return {
+    failures,
+    seen,
+    get requests() {
+      return requests
+    },
+    /** Waits until so many more orders were accepted. */
+    async orders(count: number, deadline = 90_000) {
+      const goal = sales.size + count
+      await Promise.race([
+        running,
+        eventually(
+          `${count} more orders; answers: ${JSON.stringify(seen)}; ${failures.at(-1)}`,
+          async () => sales.size >= goal,
+          deadline,
+        ),
+      ])
+    },
+    async stop() {
+      done.abort()
+      await running
+    },
+  }
+}
