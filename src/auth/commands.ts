@@ -13,14 +13,7 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
       `EMAIL ${email ? `is ${email}, and ` : ''}must be a mail address. Example: make admin EMAIL=ada@example.org`,
     ])
   const c = config('auth', env)
-  await using db = openDb({
-    role: 'auth',
-    url: c.DATABASE_URL,
-    ca: c.DATABASE_CA,
-    pool: 2,
-    connectTimeout: c.CONN_TIMEOUT,
-    log: openLog('warn', { role: 'admin' }),
-  })
+  await using db = openDb({ role: 'auth', c, log: openLog('warn', { role: 'admin' }) })
   const made = await db.knex.transaction(async (trx) => {
     const address = parsed.data.email
     await store.insertUser(trx, {

@@ -16,19 +16,8 @@ import { accessTokens } from './tokens.ts'
 
 export async function start({ env, log, stack, stopping, table }: Process) {
   const c = config('auth', env)
-  const db = stack.use(
-    openDb({
-      role: 'auth',
-      url: c.DATABASE_URL,
-      ca: c.DATABASE_CA,
-      pool: c.DATABASE_POOL,
-      connectTimeout: c.CONN_TIMEOUT,
-      log,
-    }),
-  )
-  const bus = stack.use(
-    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'auth', connectTimeout: c.CONN_TIMEOUT, log }),
-  )
+  const db = stack.use(openDb({ role: 'auth', c, log }))
+  const bus = stack.use(openBus({ name: 'auth', c, log }))
   const relay = stack.use(startRelay({ db, schema: 'auth', bus, log }))
   const objects = stack.use(openObjects(c))
   const avatars = openPictures({ db, schema: 'auth', objects, name: 'avatar', form: avatarForm, log })

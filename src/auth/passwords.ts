@@ -1,29 +1,13 @@
 import { argon2, randomBytes, timingSafeEqual } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { promisify } from 'node:util'
-import { problem } from '../platform/problem.ts'
+import { turns } from '../platform/turns.ts'
 
 const derive = promisify(argon2)
 /** OWASP's second set: 19 MiB, two passes, one lane. */
 const current = { m: 19_456, t: 2, p: 1 }
 // Each hash holds a core for tens of milliseconds; more at once than cores only makes all of them late.
-const atOnce = availableParallelism()
-const mostWaiting = 200
-const waiting: (() => void)[] = []
-let working = 0
-
-async function withTurn<T>(work: () => Promise<T>): Promise<T> {
-  if (waiting.length >= mostWaiting) throw problem.unavailable('Too many sign-ins at once.')
-  if (working >= atOnce) await new Promise<void>((resolve) => waiting.push(resolve))
-  else working++
-  try {
-    return await work()
-  } finally {
-    const next = waiting.shift()
-    if (next) next()
-    else working--
-  }
-}
+const withTurn = turns(availableParallelism(), 200, 'Too many sign-ins at once.')
 
 const tag = (password: string, salt: Buffer, { m, t, p }: typeof current, length: number) =>
   withTurn(() =>

@@ -17,14 +17,7 @@ export async function runJob(name: string | undefined, env: NodeJS.ProcessEnv) {
     ])
   const c = config('notifications', env)
   const log = openLog(c.LOG_LEVEL, { role: 'notifications', job: job.name })
-  await using db = openDb({
-    role: 'notifications',
-    url: c.DATABASE_URL,
-    ca: c.DATABASE_CA,
-    pool: 2,
-    connectTimeout: c.CONN_TIMEOUT,
-    log,
-  })
+  await using db = openDb({ role: 'notifications', c, log })
   const [slot, owner] = [new Date(), randomUUID()]
   await claimRun(db, job.name, slot, owner, 60_000)
   try {

@@ -15,17 +15,12 @@ export async function start({ env, log, stack, stopping }: Process) {
   const db = stack.use(
     openDb({
       role: 'notifications',
-      url: c.DATABASE_URL,
-      ca: c.DATABASE_CA,
-      pool: c.DATABASE_POOL,
+      c,
       lanes: 4,
-      connectTimeout: c.CONN_TIMEOUT,
       log,
     }),
   )
-  const bus = stack.use(
-    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'notifications', connectTimeout: c.CONN_TIMEOUT, log }),
-  )
+  const bus = stack.use(openBus({ name: 'notifications', c, log }))
   const mailer = stack.use(
     openMailer({
       url: c.SMTP_URL,

@@ -14,18 +14,13 @@ export async function start({ env, log, stack, stopping }: Process) {
   const db = stack.use(
     openDb({
       role: 'orders',
-      url: c.DATABASE_URL,
-      ca: c.DATABASE_CA,
-      pool: c.DATABASE_POOL,
+      c,
       // Orders/s on two cores with 64 clients: 4 lanes 1,300, 8 lanes 1,550, 16 lanes 1,220.
       lanes: 8,
-      connectTimeout: c.CONN_TIMEOUT,
       log,
     }),
   )
-  const bus = stack.use(
-    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'orders', connectTimeout: c.CONN_TIMEOUT, log }),
-  )
+  const bus = stack.use(openBus({ name: 'orders', c, log }))
   const relay = stack.use(startRelay({ db, schema: 'orders', bus, log }))
   measurePool(db)
   stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))

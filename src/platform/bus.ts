@@ -13,6 +13,7 @@ import {
 } from 'nats'
 import { Counter, Gauge } from 'prom-client'
 import { type Consumer, consumers, stream } from '../events.ts'
+import type { Config, Role } from './config.ts'
 import type { Logger } from './log.ts'
 import { registry } from './metrics.ts'
 
@@ -24,17 +25,15 @@ export interface Bus extends AsyncDisposable {
 }
 
 interface BusOptions {
-  url: string
-  ca?: string
   /** The NATS user's name: it may only use inboxes under `_INBOX.<name>`. */
-  name: string
-  /** Milliseconds. */
-  connectTimeout: number
+  name: Role | 'migrate'
+  c: Pick<Config<Role | 'migrate'>, 'NATS_BROKER_URL' | 'NATS_CA' | 'CONN_TIMEOUT'>
   log: Logger
 }
 
 /** Connects in the background and keeps on trying: a role starts, and takes orders, without NATS. */
-export function openBus({ url, ca, name, connectTimeout, log }: BusOptions): Bus {
+export function openBus({ name, c, log }: BusOptions): Bus {
+  const { NATS_BROKER_URL: url, NATS_CA: ca, CONN_TIMEOUT: connectTimeout } = c
   const { username, password } = new URL(url)
   let current: NatsConnection | undefined
   let up = false

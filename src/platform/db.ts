@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import knexFactory, { type Knex } from 'knex'
 import pg from 'pg'
-import type { Role } from './config.ts'
+import type { Config, Role } from './config.ts'
 import type { Logger } from './log.ts'
 
 export type { Knex } from 'knex'
@@ -34,22 +34,18 @@ const types = {
 
 interface DbOptions {
   role: Role
-  url: string
-  ca?: string
-  /** Most connections for transactions. */
-  pool: number
+  c: Pick<Config, 'DATABASE_URL' | 'DATABASE_CA' | 'DATABASE_POOL' | 'CONN_TIMEOUT'>
   /** Pipelined connections: 2 for reads; more where statements write, since one connection commits one at a time. */
   lanes?: number
-  /** Milliseconds. */
-  connectTimeout: number
   log: Logger
 }
 
 /** Opens nothing yet: connections are made when first used, and made again after a fault. */
-export function openDb({ role, url, ca, pool, lanes = 2, connectTimeout, log }: DbOptions): Db {
+export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
+  const connectTimeout = c.CONN_TIMEOUT
   const connection: pg.ClientConfig = {
-    connectionString: url,
-    ssl: ca ? { ca } : undefined,
+    connectionString: c.DATABASE_URL,
+    ssl: c.DATABASE_CA ? { ca: c.DATABASE_CA } : undefined,
     connectionTimeoutMillis: connectTimeout,
     // A frozen database answers nothing: the client gives up, so that callers get a quick 503.
     query_timeout: connectTimeout + 5000,
@@ -60,7 +56,7 @@ export function openDb({ role, url, ca, pool, lanes = 2, connectTimeout, log }: 
   const knex = knexFactory({
     client: 'pg',
     connection: connection as Knex.PgConnectionConfig,
-    pool: { min: 0, max: pool, propagateCreateError: true },
+    pool: { min: 0, max: c.DATABASE_POOL, propagateCreateError: true },
     acquireConnectionTimeout: connectTimeout,
   })
   const all = Array.from({ length: lanes }, () => openLane(connection, log))

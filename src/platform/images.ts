@@ -3,9 +3,12 @@ import type { IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import { Busboy, type BusboyHeaders, type BusboyInstance } from '@fastify/busboy'
 import type { Context } from 'koa'
+import { Gauge } from 'prom-client'
 import type { Drawn, Form, Format, Task } from './draw.ts'
 import type { Logger } from './log.ts'
+import { registry } from './metrics.ts'
 import { Problem, problem } from './problem.ts'
+import { turns } from './turns.ts'
 
 /** Most bytes of an uploaded file. The edge lets 64 KiB more through, for what multipart adds. */
 const mostBytes = 5 * 1024 * 1024
@@ -36,27 +39,11 @@ const tooManyPixels = () =>
     'A picture may have 24 megapixels (an interlaced PNG 12, or 6 of 16 bits), and 16383 pixels on a side.',
   )
 
-/** A few at a time; who comes when `most` wait already is sent away. */
-function turns(atOnce: number, most: number) {
-  const waiting: (() => void)[] = []
-  let working = 0
-  return async <T>(work: () => Promise<T>): Promise<T> => {
-    if (waiting.length >= most) throw problem.unavailable('Too many pictures at once.')
-    if (working >= atOnce) await new Promise<void>((resolve) => waiting.push(resolve))
-    else working++
-    try {
-      return await work()
-    } finally {
-      const next = waiting.shift()
-      if (next) next()
-      else working--
-    }
-  }
-}
+const tooMany = 'Too many pictures at once.'
 // Bodies in memory: 4 × 5 MiB, and as much again while one is put together. The others wait in their sockets.
-const reading = turns(4, 60)
+const reading = turns(4, 60, tooMany)
 // One decoded picture in memory, and one picture at a time with the process that draws.
-const drawing = turns(1, 60)
+const drawing = turns(1, 60, tooMany)
 
 /** Reads the picture of a request's body and draws its two WebP files. Throws problems 400, 413, 415, 422 and 503. */
 export const receivePicture = (ctx: Context, form: Form) =>
@@ -157,6 +144,7 @@ function letGo(req: IncomingMessage) {
 /** Milliseconds: what one picture may take, start of the process included, and how long the process waits for the next. */
 const longestDraw = 20_000
 const idle = 30_000
+const inHand = new Gauge({ name: 'pictures_in_hand', help: 'Pictures that are being drawn', registers: [registry] })
 let artist: { child: ChildProcess; leaves: NodeJS.Timeout } | undefined
 
 function call(): ChildProcess {
@@ -192,6 +180,7 @@ function draw(bytes: Buffer, form: Form, log?: Logger): Promise<{ large: Buffer;
   if (!format) throw unsupported()
   return drawing(async () => {
     const child = call()
+    inHand.inc()
     const drawn = await new Promise<Drawn>((resolve) => {
       const late = setTimeout(() => child.kill('SIGKILL'), longestDraw)
       const gone = (code: number | null, signal: string | null) => {
@@ -206,6 +195,7 @@ function draw(bytes: Buffer, form: Form, log?: Logger): Promise<{ large: Buffer;
       child.once('exit', gone).once('message', end)
       child.send({ bytes, format, form } satisfies Task, (error) => error && child.kill('SIGKILL'))
     })
+    inHand.dec()
     if ('fault' in drawn) throw drawn.fault === 'bad' ? badImage() : tooManyPixels()
     return { large: Buffer.from(drawn.large), small: Buffer.from(drawn.small) }
   })

@@ -28,7 +28,7 @@ export async function migrate(c: Config<'migrate'>) {
   } finally {
     await client.end()
   }
-  const bus = openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'migrate', connectTimeout: c.CONN_TIMEOUT, log })
+  const bus = openBus({ name: 'migrate', c, log })
   const nagging = setInterval(() => bus.connected() || log.warn('waiting for the bus'), 2000)
   await makeStreams(await bus.connection, Number(c.NATS_REPLICAS))
   clearInterval(nagging)

@@ -119,14 +119,7 @@ async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
 function openCatalogue(env: NodeJS.ProcessEnv) {
   const c = config('products', env)
   const log = openLog(c.LOG_LEVEL, { role: 'products' })
-  return openDb({
-    role: 'products',
-    url: c.DATABASE_URL,
-    ca: c.DATABASE_CA,
-    pool: 2,
-    connectTimeout: c.CONN_TIMEOUT,
-    log,
-  })
+  return openDb({ role: 'products', c, log })
 }
 
 const number = (n: number) => n.toLocaleString('en')

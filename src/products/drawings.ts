@@ -90,12 +90,12 @@ export function drawingOf({ sku, name, category }: Pick<SeedProduct, 'sku' | 'na
 <rect width="100" height="100" fill="${ground}"/><ellipse cx="50" cy="86" rx="34" ry="3" fill="${mix(ground, '#000000', 0.1)}"/>${motif}</svg>`
 }
 
-/** The two WebP files of a drawing. Effort 2 takes a third of the time of the 4 that uploads get; 113 of them are painted. */
+/** The two WebP files of a drawing. Effort 0 takes a quarter of the time of the 4 that uploads get, and half as much room again. */
 export async function paint(drawing: string, { small }: Form): Promise<{ large: Buffer; small: Buffer }> {
   const { default: sharp } = await import('sharp')
   const { data, info } = await sharp(Buffer.from(drawing)).removeAlpha().raw().toBuffer({ resolveWithObject: true })
   const raw = { raw: { width: info.width, height: info.height, channels: info.channels } }
-  const encode = { quality: 80, effort: 2 }
+  const encode = { quality: 80, effort: 0 }
   return {
     large: await sharp(data, raw).webp(encode).toBuffer(),
     small: await sharp(data, raw).resize(small).webp(encode).toBuffer(),

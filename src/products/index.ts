@@ -14,19 +14,8 @@ import { routes } from './routes.ts'
 /** Opens the catalogue: its database, bus and pictures, its metrics, its routes. */
 export async function start({ env, log, stack, stopping }: Process) {
   const c = config('products', env)
-  const db = stack.use(
-    openDb({
-      role: 'products',
-      url: c.DATABASE_URL,
-      ca: c.DATABASE_CA,
-      pool: c.DATABASE_POOL,
-      connectTimeout: c.CONN_TIMEOUT,
-      log,
-    }),
-  )
-  const bus = stack.use(
-    openBus({ url: c.NATS_BROKER_URL, ca: c.NATS_CA, name: 'products', connectTimeout: c.CONN_TIMEOUT, log }),
-  )
+  const db = stack.use(openDb({ role: 'products', c, log }))
+  const bus = stack.use(openBus({ name: 'products', c, log }))
   const relay = stack.use(startRelay({ db, schema: 'products', bus, log }))
   const objects = stack.use(openObjects(c))
   const images = openPictures({ db, schema: 'products', objects, name: 'image', form: imageForm, log })
