@@ -241,6 +241,12 @@ export function memoryOf(pid: number | undefined): number {
   return Number(kilobytes) / 1024
 }
 
+/** The same with shared pages divided among those who share them: what a process really costs. Linux only. */
+export function ownMemoryOf(pid: number | undefined): number | undefined {
+  const file = `/proc/${pid}/smaps_rollup`
+  return existsSync(file) ? Number(/^Pss:\s+(\d+)/m.exec(readFileSync(file, 'utf8'))?.[1]) / 1024 : undefined
+}
+
 /** Milliseconds that 8 KiB take to be on the disk of `dir`, the median of 50: the floor of a commit. */
 export function syncTime(dir: string): number {
   const fd = openSync(join(dir, 'sync'), 'w')
