@@ -174,28 +174,37 @@ function call(): ChildProcess {
   return child
 }
 
+/** What the process answers; undefined where it ended instead. */
+const ask = (task: Task, log?: Logger) =>
+  new Promise<Drawn | undefined>((resolve) => {
+    const child = call()
+    const late = setTimeout(() => {
+      child.kill('SIGKILL')
+      end({ fault: 'bad', why: 'it takes too long' })
+    }, longestDraw)
+    const gone = (code: number | null, signal: string | null) => {
+      log?.warn({ code, signal, format: task.format, bytes: task.bytes.length }, 'the process that draws has ended')
+      end(undefined)
+    }
+    const end = (answer: Drawn | undefined) => {
+      clearTimeout(late)
+      inHand.dec()
+      child.off('exit', gone).off('message', end)
+      resolve(answer)
+    }
+    inHand.inc()
+    child.once('exit', gone).once('message', end)
+    child.send(task, (error) => error && child.kill('SIGKILL'))
+  })
+
 /** The two WebP files of a JPEG, PNG or WebP. Throws 415 and 422. */
 function draw(bytes: Buffer, form: Form, log?: Logger): Promise<{ large: Buffer; small: Buffer }> {
   const format = formatOf(bytes)
   if (!format) throw unsupported()
   return drawing(async () => {
-    const child = call()
-    inHand.inc()
-    const drawn = await new Promise<Drawn>((resolve) => {
-      const late = setTimeout(() => child.kill('SIGKILL'), longestDraw)
-      const gone = (code: number | null, signal: string | null) => {
-        log?.warn({ code, signal, format, bytes: bytes.length }, 'drawing a picture ended its process')
-        end({ fault: 'bad', why: 'its process ended' })
-      }
-      const end = (answer: Drawn) => {
-        clearTimeout(late)
-        child.off('exit', gone).off('message', end)
-        resolve(answer)
-      }
-      child.once('exit', gone).once('message', end)
-      child.send({ bytes, format, form } satisfies Task, (error) => error && child.kill('SIGKILL'))
-    })
-    inHand.dec()
+    const task: Task = { bytes, format, form }
+    // Once more, since the end of the process may have been no fault of this picture.
+    const drawn = (await ask(task, log)) ?? (await ask(task, log)) ?? { fault: 'bad' }
     if ('fault' in drawn) throw drawn.fault === 'bad' ? badImage() : tooManyPixels()
     return { large: Buffer.from(drawn.large), small: Buffer.from(drawn.small) }
   })

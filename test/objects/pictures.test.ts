@@ -227,6 +227,38 @@ const family = (pid: number) =>
     ? [pid, ...readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)]
     : []
 
+test.serial(
+  'the process that draws killed, idle and at work → another one draws, and no picture is lost; killed again → 422',
+  async (t) => {
+    if (process.platform !== 'linux') return t.pass('there is no /proc to find it in')
+    const pid = shop.roles.auth.pid as number
+    const bytes = await corpus.jpeg(50, 50)
+    t.is((await putAvatar(bytes)).status, 200)
+    const [, idle = 0] = family(pid)
+    process.kill(idle, 'SIGKILL')
+    await eventually('it is gone', async () => !family(pid).includes(idle))
+    t.is((await putAvatar(bytes)).status, 200)
+
+    /** Sends a picture, and kills as many processes as take it. */
+    const sendAndKill = async (times: number) => {
+      process.kill(family(pid)[1] as number, 'SIGSTOP')
+      const answer = putAvatar(bytes)
+      for (let last = 0, done = 0; done < times; done++) {
+        last = await eventually('a process has the picture', async () => {
+          const metrics = await (await fetch(shop.roles.auth.metricsUrl)).text()
+          const [, working] = family(pid)
+          return /pictures_in_hand 1/.test(metrics) && working !== last && working
+        })
+        process.kill(last, 'SIGKILL')
+      }
+      return answer
+    }
+    t.is((await sendAndKill(1)).status, 200)
+    t.like(await sendAndKill(2), { status: 422, body: { code: 'bad_image' } })
+    t.is((await putAvatar(bytes)).status, 200)
+  },
+)
+
 test('odd files, each → a plain picture: one frame, sRGB, the colours kept', async (t) => {
   const { token } = await shop.user()
   for (const [name, file] of Object.entries(await corpus.takenFiles())) {
