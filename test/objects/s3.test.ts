@@ -50,7 +50,7 @@ test.serial('an S3 without the bucket → the roles make it, and pictures go the
 })
 
 test.serial('the S3 killed → 503 for pictures and nothing else; back again, all is as before', async (t) => {
-  t.timeout(60_000)
+  t.timeout(150_000)
   const { avatar } = await put(310)
   await s3.kill('SIGKILL')
   t.is(await statusOf(avatar.large), 503)
@@ -73,12 +73,13 @@ test.serial('the S3 killed → 503 for pictures and nothing else; back again, al
     return /bus_messages_total\{consumer="avatars",result="nak"\} [1-9]/.test(metrics)
   })
   await s3.restart()
-  await eventually('the picture is removed', async () => (await statusOf(avatar.large)) === 404, 40_000)
+  // Tries pause twice as long each time, so the next one can be half a minute away.
+  await eventually('the picture is removed', async () => (await statusOf(avatar.large)) === 404, 90_000)
   t.is((await put(330)).status, 200)
 })
 
 test.serial('the S3 frozen → 503 before the edge gives up, and again as before when it goes on', async (t) => {
-  t.timeout(60_000)
+  t.timeout(120_000)
   const { avatar } = await put(340)
   await s3.kill('SIGSTOP')
   try {
