@@ -19,14 +19,25 @@ upstream() {
     "$1" "$1" "$2" "${EDGE_RESOLVER:+ resolve}"
 }
 
+# `system`: the name server of this machine. nginx knows no search domains, so short names get the first one here.
+domain='' ipv6=off
+if [ "${EDGE_RESOLVER:-}" = system ]; then
+  EDGE_RESOLVER=$(awk '$1 == "nameserver" { print $2; exit }' /etc/resolv.conf)
+  [ -n "$EDGE_RESOLVER" ] || fail 'EDGE_RESOLVER is system, and /etc/resolv.conf names no server'
+  domain=$(awk '$1 == "search" { print $2; exit }' /etc/resolv.conf)
+  case $EDGE_RESOLVER in *:*) EDGE_RESOLVER="[$EDGE_RESOLVER]" ipv6=on ;; esac
+fi
+# full HOST:PORT
+full() { case ${1%:*} in '' | *.* | *:*) printf %s "$1" ;; *) printf %s "${1%:*}${domain:+.$domain}:${1##*:}" ;; esac; }
+
 case ${PRODUCT_READ:=public} in public | user) ;; *) fail "PRODUCT_READ is $PRODUCT_READ, and must be public or user" ;; esac
 
 {
-  [ -z "${EDGE_RESOLVER:-}" ] || printf 'resolver %s valid=2s ipv6=off;\n' "$EDGE_RESOLVER"
-  upstream auth "${AUTH_UPSTREAM:-}"
-  upstream products "${PRODUCTS_UPSTREAM:-}"
-  upstream orders "${ORDERS_UPSTREAM:-}"
-  upstream notifications "${NOTIFICATIONS_UPSTREAM:-}"
+  [ -z "${EDGE_RESOLVER:-}" ] || printf 'resolver %s valid=2s ipv6=%s;\n' "$EDGE_RESOLVER" "$ipv6"
+  upstream auth "$(full "${AUTH_UPSTREAM:-}")"
+  upstream products "$(full "${PRODUCTS_UPSTREAM:-}")"
+  upstream orders "$(full "${ORDERS_UPSTREAM:-}")"
+  upstream notifications "$(full "${NOTIFICATIONS_UPSTREAM:-}")"
 } >"$out/upstreams.conf"
 
 # Whose X-Forwarded-For counts; without any, the peer is the client.
