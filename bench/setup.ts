@@ -206,10 +206,10 @@ export async function startOpenEdge(shop: Shop, customer: Customer) {
 }
 
 /** Milliseconds from the start of a role's process to its first 200 from /readyz, and its dependencies are there. */
-export async function coldStart(shop: Shop, role: Role): Promise<number> {
+export async function coldStart(shop: Shop, role: Role, more: Record<string, string>): Promise<number> {
   const [port = 0, metrics] = await freePorts(2)
   const ports = { LISTEN_PORT: String(port), METRICS_PORT: String(metrics) }
-  const env = { ...baseEnv(), SECRETS_DIR: changed(shop, role, 'cold', ports), ROLE: role }
+  const env = { ...baseEnv(), ...more, SECRETS_DIR: changed(shop, role, 'cold', ports), ROLE: role }
   const began = performance.now()
   const child = spawn(process.execPath, [main], { env, stdio: 'ignore' })
   const gone = once(child, 'exit')
