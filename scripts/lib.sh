@@ -35,13 +35,14 @@ has() {
 }
 running() { compose ps -q --status running "$1"; }
 
-# healthy SECONDS ID…: waits until each container is; fails at once where one has ended.
+# healthy SECONDS ID…: waits until each container is; fails at once where one has ended, or begins a third time.
 healthy() {
-  local end=$((SECONDS + $1)) id state
+  local end=$((SECONDS + $1)) id restarts state
   shift
   for id; do
     while :; do
-      state=$(docker inspect -f '{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$id")
+      read -r restarts state < <(docker inspect -f '{{.RestartCount}} {{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$id")
+      [ "$restarts" -lt 2 ] || return 1
       case $state in
         'running healthy') break ;;
         exited* | dead*) return 1 ;;

