@@ -220,7 +220,7 @@ test('database, bus and object store elsewhere, over TLS with a private authorit
     ...[...mounts, '--publish', `${address}:${database}:5432`, '--user', '0', '--entrypoint', 'bash'],
     ...[
       '--env',
-      'POSTGRES_PASSWORD_FILE=/unpacked/POSTGRES_PASSWORD',
+      `POSTGRES_PASSWORD=${readFileSync(join(secrets, 'POSTGRES_PASSWORD'), 'utf8')}`,
       '--env',
       'POSTGRES_DB=bodega',
       'postgres:18',
