@@ -136,7 +136,7 @@ test('what prod needs and does not have → it is named, and nothing is started'
 
   const noCertificate = await up()
   t.not(noCertificate.code, 0)
-  t.regex(noCertificate.all, /prod\/TLS_CERT/)
+  t.regex(noCertificate.all, /prod\/TLS_(CERT|KEY)/)
   await run(
     'sh',
     ['-c', 'cp server.crt "$1/TLS_CERT" && cp server.key "$1/TLS_KEY"', 'sh', join(host.clone, 'secrets/.plain/prod')],
