@@ -171,5 +171,5 @@ done
 publish_sealed
 [ ! -f .sops.yaml.new ] || mv -f .sops.yaml.new .sops.yaml
 finish_change "$before"
-say "next: commit, then on a server: make secrets ENV=$env && docker compose up --wait; in a cluster: make secrets-apply ENV=$env"
+say "next: commit, then on a server: make secrets ENV=$env && make roll; in a cluster: make secrets-apply ENV=$env"
 for step in "${steps[@]}"; do say "next: $step"; done
