@@ -44,7 +44,9 @@ export function openBus({ name, c, log }: BusOptions): Bus {
     tls: ca || url.startsWith('tls:') ? { ca } : undefined,
     name,
     inboxPrefix: `_INBOX.${name}`,
-    timeout: connectTimeout,
+    // Never less than 5 s: where the event loop stands still for longer, as in a start without processor time, the client
+    // gives the attempt up and leaves its connection open, and every message comes twice (seen with nats 2.29).
+    timeout: Math.max(connectTimeout, 5000),
     waitOnFirstConnect: true,
     maxReconnectAttempts: -1,
     reconnectTimeWait: 250,

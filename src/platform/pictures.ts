@@ -76,12 +76,13 @@ export function openPictures({ db, schema, objects, name, form, log }: Options):
   /** Removes files that nothing has referred to for a day; how many. */
   const removeSome = () =>
     db.knex.transaction(async (trx) => {
-      // Ten at once, so that a slow store does not hold the transaction for long.
+      // Ten at once, so that a slow store does not hold the transaction for long. Who removes the same ones waits: to pass
+      // over them would end its message as done, though the other one may fail.
       const { rows } = await trx.raw(
         `select o.hash from ${schema}.object o
          where o.used_at < now() - make_interval(secs => ?)
            and not exists (select from ${schema}.object_in_use u where u.hash = o.hash)
-         order by o.used_at limit 10 for update skip locked`,
+         order by o.used_at, o.hash limit 10 for update`,
         [keptFor / 1000],
       )
       const hashes = rows.map((row: { hash: string }) => row.hash) as string[]
@@ -143,7 +144,7 @@ export function openPictures({ db, schema, objects, name, form, log }: Options):
       const wait = Date.parse(change.data.at) + keptFor + slack - Date.now()
       if (wait > 0) throw new NotYet(wait)
       let removed = 0
-      for (let some = 10; some === 10; removed += some) some = await removeSome()
+      for (let some = 1; some > 0; removed += some) some = await removeSome()
       if (removed > 0) log.info({ removed }, 'unused pictures removed')
     },
   }

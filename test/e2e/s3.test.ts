@@ -16,7 +16,7 @@ test.serial.before(async (t) => {
   t.timeout(300_000)
   const dir = mkdtempSync(join(tmpdir(), 'weed-'))
   s3 = await startSeaweedfs({ program: findSeaweedfs(t.log), dir, log: join(dir, 'log') })
-  const env = { S3_URL: s3.url, S3_ACCESS_KEY: s3.accessKey, S3_SECRET_KEY: s3.secretKey, CONN_TIMEOUT: '500' }
+  const env = { S3_URL: s3.url, S3_ACCESS_KEY: s3.accessKey, S3_SECRET_KEY: s3.secretKey }
   ;({ shop, close } = await openShop({ env }))
   user = await shop.user()
 })
