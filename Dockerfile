@@ -32,7 +32,7 @@ COPY src src
 # Compiled once here instead of at every start: the root is read-only then, and a start costs half. The cache is named
 # by the number of the user that made it, and is looked for by that of the user that runs.
 RUN node src/main.ts 2>/dev/null || node -e "Promise.all([...['auth', 'products', 'orders', 'notifications'].map((r) => import('/app/src/' + r + '/index.ts')), import('/app/src/table.ts').then((m) => m.table()), ...['process', 'migrate'].map((m) => import('/app/src/platform/' + m + '.ts'))]).then(() => require('node:module').flushCompileCache())" \
- && mv .compiled/*-0 "$(echo .compiled/*-0 | sed 's/0$/10001/')" && chmod -R a+rX .compiled
+ && for dir in .compiled/*-0; do mv "$dir" "${dir%0}10001"; done && chmod -R a+rX .compiled
 USER 10001:10001
 EXPOSE 3000 9090
 ARG VERSION=0.0.0 REVISION=unknown CREATED
