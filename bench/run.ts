@@ -39,7 +39,11 @@ const say = (text: string) =>
   console.log(`${String(Math.round((performance.now() - begun) / 1000)).padStart(4)} s  ${text}`)
 const dir = mkdtempSync(join(tmpdir(), 'bench-'))
 process.once('exit', () => rmSync(dir, { recursive: true, force: true, maxRetries: 5 }))
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+  process.once(signal, () => {
+    console.error(`stopped by ${signal}`)
+    process.exit(130)
+  })
 
 const machine = {
   date: new Date().toISOString().slice(0, 10),

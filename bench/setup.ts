@@ -196,8 +196,8 @@ export async function startOpenEdge(shop: Shop, customer: Customer) {
   }
   const file = join(dir, 'access/user.conf')
   const told = readFileSync(file, 'utf8')
-    .replace(/^auth_request.*\n/gm, '')
-    .replace(/\$\w+/g, (name) => facts[name] ?? name)
+    .replace(/^auth_request_set (\$\w+) .*;$/gm, (_, name) => `set ${name} "${facts[name]}";`)
+    .replace(/^auth_request .*\n/gm, '')
   writeFileSync(file, told)
   await edge.kill('SIGHUP')
   for (const end = Date.now() + 10_000; (await fetch(`${edge.url}/order`)).status !== 200; await sleep(50))
