@@ -1,0 +1,146 @@
+{{/* What every part is named after. */}}
+{{- define "lib.fullname" -}}
+{{- $name := ternary .Release.Name (printf "%s-bodega" .Release.Name) (contains "bodega" .Release.Name) -}}
+{{- $name | trunc 36 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Selector of a part: (list $ component) */}}
+{{- define "lib.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: bodega
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/part-of: bodega
+{{- with index . 1 }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of an object: (list $ component); an empty component is none. */}}
+{{- define "lib.labels" -}}
+{{ include "lib.selector" . }}
+{{- $root := index . 0 }}
+app.kubernetes.io/version: {{ $root.Chart.Version | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end -}}
+
+{{/* (list $ image): registry, repository, and the digest, else the tag, else the version of the chart. */}}
+{{- define "lib.image" -}}
+{{- $root := index . 0 -}}{{- $image := index . 1 -}}
+{{- $registry := $root.Values.global.imageRegistry -}}
+{{- $first := first (splitList "/" $image.repository) -}}
+{{- $own := and (contains "/" $image.repository) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
+{{- if and $registry (not $own) }}{{ trimSuffix "/" $registry }}/{{ end }}{{ $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
+{{- end -}}
+
+{{/* image and imagePullPolicy: (list $ image) */}}
+{{- define "lib.from" -}}
+image: {{ include "lib.image" . | quote }}
+imagePullPolicy: {{ (index . 0).Values.global.imagePullPolicy }}
+{{- end -}}
+
+{{/* What every pod says of itself: (list $ uid component) */}}
+{{- define "lib.pod" -}}
+{{- $root := index . 0 -}}
+{{- $uid := index . 1 | int -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ $uid }}
+  runAsGroup: {{ $uid }}
+  fsGroup: {{ $uid }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: { type: RuntimeDefault }
+{{- with $root.Values.global }}
+{{- if .imagePullSecrets }}
+imagePullSecrets:
+{{- range .imagePullSecrets }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if and .spread (index $ 2) }}
+topologySpreadConstraints:
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - topologyKey: {{ . }}
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "lib.selector" (list $root (index $ 2)) | nindent 8 }}
+    # Counted apart for each generation, so that a roll ends as even as it began.
+    matchLabelKeys: [controller-revision-hash, pod-template-hash]
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "lib.container" -}}
+securityContext:
+  readOnlyRootFilesystem: true
+  allowPrivilegeEscalation: false
+  capabilities: { drop: [ALL] }
+{{- end -}}
+
+{{/* startup, readiness and liveness by HTTP:
+     (dict "port" "startupPath" "readyPath" "livePath" "every" "startupSeconds" "liveEvery" "liveFailures" "timeout") */}}
+{{- define "lib.probes" -}}
+startupProbe:
+  httpGet: { path: {{ .startupPath | quote }}, port: {{ .port }} }
+  periodSeconds: 1
+  timeoutSeconds: {{ .timeout }}
+  failureThreshold: {{ .startupSeconds }}
+readinessProbe:
+  httpGet: { path: {{ .readyPath | quote }}, port: {{ .port }} }
+  periodSeconds: {{ .every }}
+  timeoutSeconds: {{ .timeout }}
+  failureThreshold: 3
+livenessProbe:
+  httpGet: { path: {{ .livePath | quote }}, port: {{ .port }} }
+  periodSeconds: {{ .liveEvery }}
+  timeoutSeconds: {{ .timeout }}
+  failureThreshold: {{ .liveFailures }}
+{{- end -}}
+
+{{/* A map of names and values as env, each name once and in order. */}}
+{{- define "lib.env" -}}
+{{- range $name, $value := . }}
+- { name: {{ $name }}, value: {{ $value | toString | quote }} }
+{{- end }}
+{{- end -}}
+
+{{/* Keys that are mounted under their own name. */}}
+{{- define "lib.items" -}}
+{{- range . }}
+- { key: {{ . }}, path: {{ . }} }
+{{- end }}
+{{- end -}}
+
+{{/* volumeClaimTemplates: (list $ storage), whole, so that a second apply finds no difference. */}}
+{{- define "lib.claim" -}}
+{{- $root := index . 0 -}}
+volumeClaimTemplates:
+  - apiVersion: v1
+    kind: PersistentVolumeClaim
+    metadata:
+      name: data
+    spec:
+      accessModes: [ReadWriteOnce]
+      volumeMode: Filesystem
+      {{- with $root.Values.global.storageClass }}
+      storageClassName: {{ . }}
+      {{- end }}
+      resources: { requests: { storage: {{ index . 1 }} } }
+{{- end -}}
