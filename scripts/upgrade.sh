@@ -18,7 +18,7 @@ if [ "${1:-}" = back ]; then
   docker tag "$app:$previous" "$app:$version"
   docker tag "$edge:$previous" "$edge:$version"
   # Older code runs on a newer schema: a migration only adds, and what it makes superfluous goes a version later.
-  exec bash scripts/roll.sh "${roles[@]}" edge
+  exec bash scripts/roll.sh
 fi
 
 was_app=$(image_of orders)

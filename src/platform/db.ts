@@ -165,8 +165,9 @@ const lostConnection = /ECONNREFUSED|ECONNRESET|EPIPE|ENOTFOUND|EAI_AGAIN|ETIMED
 export function outOfReach(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.some(outOfReach)
   const { code, message = '', name } = error as { code?: string; message?: string; name?: string }
-  // 08 connection, 28 login refused, 57P shut down or starting, 53300 too many connections, 25006 a standby
-  if (error instanceof pg.DatabaseError) return /^(08|28|57P|53300|25006)/.test(code ?? '')
+  // 08 connection, 28 login refused, 57P shut down or starting, 53 no disk, memory or connection left, 58030 a disk that fails,
+  // 25006 a standby
+  if (error instanceof pg.DatabaseError) return /^(08|28|57P|53|58030|25006)/.test(code ?? '')
   return (
     lostConnection.test(code ?? '') ||
     name === 'KnexTimeoutError' ||

@@ -307,7 +307,7 @@ test('database, bus and object store elsewhere, over TLS with a private authorit
         'products',
         'node',
         '-e',
-        "require('http').get('http://127.0.0.1:3000/readyz', (r) => r.pipe(process.stdout))",
+        "require('http').get('http://127.0.0.1:3002/readyz', (r) => r.pipe(process.stdout))",
       ])
     ).out,
     /"objects":"ok"/,

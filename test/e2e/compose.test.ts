@@ -8,7 +8,7 @@ import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
 import { eventually } from '../support/shop.ts'
 import { crowding, type Host, lacking, openHost, removeImages, run } from './host.ts'
-import { type Buyer, newBuyer, type Sale, signIn, startLoad } from './load.ts'
+import { type Buyer, newBuyer, type Sale, signIn, startLoad, stockProducts, whatIsLost } from './load.ts'
 
 // The dev form on a real Docker, from a clean clone to an upgrade; each test goes on from where the one before it left.
 const missing = await lacking()
@@ -23,7 +23,7 @@ const buyers: Buyer[] = []
 /** Products that do not run out, and one that does. */
 const products: string[] = []
 let scarce = ''
-const stockAtFirst = new Map<string, number>()
+let stockAtFirst = new Map<string, number>()
 const sales = new Map<string, Sale>()
 
 if (!missing) {
@@ -95,16 +95,9 @@ test('customers, and products with pictures', async (t) => {
   await host.compose(['exec', '-T', 'auth', 'node', 'src/commands.ts', 'admin', admin.email])
   Object.assign(admin, await signIn(url, admin))
   for (let i = 0; i < 3; i++) buyers.push(await newBuyer(url, host.inboxUrl))
-  for (const [i, stock] of [1_000_000, 1_000_000, 1_000_000, 1_000_000, 40].entries()) {
-    const { status, body, text } = await call(url, 'POST', '/product', {
-      token: admin.token,
-      body: { sku: `e2e-${i}`, name: `Thing ${i}`, category: 'things', price: 100 + i, currency: 'EUR', stock },
-    })
-    t.is(status, 201, text)
-    stockAtFirst.set(body.id, stock)
-    if (stock > 40) products.push(body.id)
-    else scarce = body.id
-  }
+  stockAtFirst = await stockProducts(url, admin, [1_000_000, 1_000_000, 1_000_000, 1_000_000, 40])
+  products.push(...stockAtFirst.keys())
+  scarce = products.pop() as string
   const picture = await sharp({ create: { width: 300, height: 200, channels: 3, background: '#a52' } })
     .jpeg()
     .toBuffer()
@@ -236,22 +229,7 @@ test('restart, kill and pause of each service under an order load → orders go 
   t.pass()
 })
 
-/** Everything that was promised with a 201 is there, once. */
-async function nothingLost() {
-  const ids = new Set(await host.sql('select id from orders."order"'))
-  const lost = [...sales.keys()].filter((id) => !ids.has(id))
-  const wrong = await host.sql(
-    `select s.product_id, s.on_hand, coalesce(sum(l.quantity), 0) from products.stock s
-       left join (select l.product_id, l.quantity from orders.order_line l join orders."order" o on o.id = l.order_id
-         where o.status not in ('cancelled', 'expired')) l on l.product_id = s.product_id
-       group by 1, 2`,
-  )
-  const oversold = wrong
-    .map((row) => row.split('|') as [string, string, string])
-    .filter(([id]) => stockAtFirst.has(id))
-    .filter(([id, left, sold]) => Number(left) < 0 || Number(left) + Number(sold) !== stockAtFirst.get(id))
-  return { lost, oversold }
-}
+const nothingLost = () => whatIsLost(host.sql, { sales, stockAtFirst })
 
 test('after all of that → no accepted order is lost, stock is exact, each order has one mail', async (t) => {
   t.timeout(180_000)

@@ -148,3 +148,37 @@ export function startLoad(options: {
     },
   }
 }
+
+/** Makes products of the given stocks as `admin`, and says how many there were of each at first, by id. */
+export async function stockProducts(url: string, admin: Buyer, stocks: number[]) {
+  const atFirst = new Map<string, number>()
+  for (const stock of stocks) {
+    const sku = `e2e-${randomBytes(4).toString('hex')}`
+    const body = { sku, name: `Thing ${sku}`, category: 'things', price: 100 + atFirst.size, currency: 'EUR', stock }
+    const { id } = await must(url, 201, 'POST', '/product', { token: admin.token, body })
+    atFirst.set(id, stock)
+  }
+  return atFirst
+}
+
+/**
+ * What was promised with a 201 and is not there, and the products whose stock is not what was there at first less what
+ * was sold: both empty in a shop that keeps its word. `sql` answers a statement with a line a row, fields parted by |.
+ */
+export async function whatIsLost(
+  sql: (statement: string) => Promise<string[]>,
+  { sales, stockAtFirst }: { sales: Map<string, Sale>; stockAtFirst: Map<string, number> },
+) {
+  const ids = new Set(await sql('select id from orders."order"'))
+  const rows = await sql(
+    `select s.product_id, s.on_hand, coalesce(sum(l.quantity), 0) from products.stock s
+       left join (select l.product_id, l.quantity from orders.order_line l join orders."order" o on o.id = l.order_id
+         where o.status not in ('cancelled', 'expired')) l on l.product_id = s.product_id
+       group by 1, 2`,
+  )
+  const oversold = rows
+    .map((row) => row.split('|') as [string, string, string])
+    .filter(([id]) => stockAtFirst.has(id))
+    .filter(([id, left, sold]) => Number(left) < 0 || Number(left) + Number(sold) !== stockAtFirst.get(id))
+  return { lost: [...sales.keys()].filter((id) => !ids.has(id)), oversold }
+}
