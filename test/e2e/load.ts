@@ -182,3 +182,46 @@ export async function whatIsLost(
     .filter(([id, left, sold]) => Number(left) < 0 || Number(left) + Number(sold) !== stockAtFirst.get(id))
   return { lost: [...sales.keys()].filter((id) => !ids.has(id)), oversold }
 }
+
+export type Market = Awaited<ReturnType<typeof openMarket>>
+
+/** Three customers, products that do not run out, and a ledger of what was sold; `makeAdmin` is the operator's command. */
+export async function openMarket({
+  url,
+  inboxUrl,
+  makeAdmin,
+}: {
+  url: string
+  inboxUrl: string
+  makeAdmin: (email: string) => Promise<unknown>
+}) {
+  const admin = await newBuyer(url, inboxUrl)
+  await makeAdmin(admin.email)
+  Object.assign(admin, await signIn(url, admin))
+  const buyers: Buyer[] = []
+  for (let i = 0; i < 3; i++) buyers.push(await newBuyer(url, inboxUrl))
+  const stockAtFirst = await stockProducts(url, admin, [1_000_000, 1_000_000, 1_000_000, 1_000_000])
+  const products = [...stockAtFirst.keys()]
+  const sales = new Map<string, Sale>()
+
+  return {
+    admin,
+    buyers,
+    products,
+    sales,
+    /** Runs `work` while customers order, and until they have ordered some more after it; strict as in `startLoad`. */
+    async during(work: () => Promise<unknown>, { strict = true, orders = 10 } = {}) {
+      for (const buyer of buyers) Object.assign(buyer, await signIn(url, buyer))
+      const load = startLoad({ url, buyers, products, sales, strict })
+      try {
+        await load.orders(orders)
+        await work()
+        await load.orders(orders)
+      } finally {
+        await load.stop()
+      }
+      return load
+    },
+    lost: (sql: (statement: string) => Promise<string[]>) => whatIsLost(sql, { sales, stockAtFirst }),
+  }
+}
