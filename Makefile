@@ -42,7 +42,7 @@ policy: node_modules/.package-lock.json ## Show who may call which route
 	@$(node) src/commands.ts policy
 
 ##@ Operate a host
-.PHONY: up down logs status roll upgrade rollback backup restore e2e e2e-compose
+.PHONY: up down logs status roll upgrade rollback backup restore e2e e2e-compose e2e-cluster
 up: ## Start the shop by Docker Compose, as .env says (make secrets first)
 	@docker compose up -d --wait
 
@@ -98,10 +98,13 @@ format: node_modules/.package-lock.json ## Bring the code into its format
 test: node_modules/.package-lock.json ## Test on real parts (ARGS="test/auth/*.test.ts --match '*refresh*'")
 	@npm run -s test -- $(ARGS)
 
-e2e: e2e-compose ## Test the shop as it ships, on a real Docker
+e2e: e2e-compose e2e-cluster ## Test the shop as it ships, on a real Docker and a real Kubernetes
 
 e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults, scaling, rotation, backup, upgrade (ARGS=)
-	@$(node) test/run.ts --e2e $(ARGS)
+	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/!(cluster|helm)*.test.ts')
+
+e2e-cluster: node_modules/.package-lock.json ## Test on the cluster of kubectl's context (BODEGA_E2E_LOAD="kind load docker-image")
+	@$(node) test/run.ts --e2e $(or $(ARGS),test/e2e/cluster.test.ts)
 
 bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
 	@$(node) bench/run.ts $(ARGS)

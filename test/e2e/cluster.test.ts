@@ -1,10 +1,9 @@
-import { readFileSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import anyTest from 'ava'
 import { roleNames } from '../../src/platform/config.ts'
 import { type Cluster, lackingCluster, loadImages, newVersion, openCluster } from './cluster.ts'
 import { removeImages } from './host.ts'
-import { type Market, openMarket } from './load.ts'
 
 // The production form by Kustomize on a real cluster; each test goes on from where the one before it left.
 const missing = await lackingCluster()
@@ -15,7 +14,6 @@ const version = newVersion()
 const next = `${version}-next`
 const overlay = 'kustomize/overlays/mine'
 let cluster: Cluster
-let market: Market
 
 if (!missing) {
   anyTest.serial.before('a clean clone, with images', async (t) => {
@@ -39,6 +37,7 @@ if (!missing) {
 
 /** prod-standalone as an owner would make it his own, with the inbox and the catalogue of dev, on ports of the node. */
 function writeOverlay({ tag, seed = true }: { tag: string; seed?: boolean }) {
+  mkdirSync(join(cluster.clone, overlay), { recursive: true })
   cluster.write(
     `${overlay}/kustomization.yaml`,
     `apiVersion: kustomize.config.k8s.io/v1beta1
@@ -50,7 +49,8 @@ images:
   - { name: bodega-edge, newTag: ${tag} }
 patches:
   - target: { kind: Service, name: bodega-edge }
-    patch: '[{ op: add, path: /spec/ports/0/nodePort, value: ${cluster.ports.edge} }]'
+    patch: |
+      - { op: add, path: /spec/ports/0/nodePort, value: ${cluster.ports.edge} }
   - target: { kind: Service, name: mail }
     patch: |
       - { op: add, path: /spec/type, value: NodePort }
