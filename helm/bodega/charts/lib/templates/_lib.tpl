@@ -128,7 +128,7 @@ livenessProbe:
 {{- end }}
 {{- end -}}
 
-{{/* volumeClaimTemplates: (list $ storage), whole, so that a second apply finds no difference. */}}
+{{/* volumeClaimTemplates: (list $ storage component), whole, so that a second apply finds no difference. */}}
 {{- define "lib.claim" -}}
 {{- $root := index . 0 -}}
 volumeClaimTemplates:
@@ -136,6 +136,7 @@ volumeClaimTemplates:
     kind: PersistentVolumeClaim
     metadata:
       name: data
+      labels: {{- include "lib.selector" (list $root (index . 2)) | nindent 8 }}
     spec:
       accessModes: [ReadWriteOnce]
       volumeMode: Filesystem
