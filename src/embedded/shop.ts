@@ -30,8 +30,11 @@ export interface ShopOptions {
   host?: string
   /** Settings of the roles and the edge by name, on top of those that make them work together. */
   env?: Record<string, string>
-  /** A running PostgreSQL to make the shop's own database `name` on, which goes with the shop. */
-  postgres?: { adminUrl: string; name: string }
+  /**
+   * A running PostgreSQL to make the shop's own database `name` on, which goes with the shop; the roles reach it at
+   * `poolerUrl` where that is another place.
+   */
+  postgres?: { adminUrl: string; name: string; poolerUrl?: string }
   /** Settings of the shop's own PostgreSQL, on top of the defaults. */
   postgresSettings?: Record<string, string>
   /** Roles to start; all four when absent. */
@@ -137,7 +140,11 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
 
   const login = (role: Role) => `${database}_${role}_a`
   const loginUrl = (role: Role) =>
-    Object.assign(new URL(databaseUrl), { username: login(role), password: passwords[`${role}_database`] }).href
+    Object.assign(new URL(options.postgres?.poolerUrl ?? databaseUrl), {
+      username: login(role),
+      password: passwords[`${role}_database`],
+      pathname: `/${database}`,
+    }).href
   const natsUrl = (user: Role | 'migrate') => `nats://${user}:${passwords[`${user}_nats`]}@127.0.0.1:${ports.nats}`
   const url = `http://${publicHost(host)}:${ports.edge}`
   const shared: Record<string, string> = {

@@ -56,7 +56,13 @@ export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
   const knex = knexFactory({
     client: 'pg',
     connection: connection as Knex.PgConnectionConfig,
-    pool: { min: 0, max: c.DATABASE_POOL, propagateCreateError: true },
+    pool: {
+      min: 0,
+      max: c.DATABASE_POOL,
+      propagateCreateError: true,
+      // A connection whose last statement was given up is still waiting for its answer, and so would be the next one.
+      validate: (client: pg.Client & { readyForQuery: boolean }) => client.readyForQuery,
+    },
     acquireConnectionTimeout: connectTimeout,
   })
   const all = Array.from({ length: lanes }, () => openLane(connection, log))

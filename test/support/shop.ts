@@ -56,7 +56,8 @@ export function useShop(test: TestFn, options?: Options): TestShop {
 /** A whole shop, for a test that wants one of its own; the caller closes it. */
 export async function openShop({ ownPostgres = false, env, ...options }: Options = {}) {
   const adminUrl = process.env.TEST_POSTGRES_URL
-  if (!adminUrl && !ownPostgres) throw new Error('there is no PostgreSQL for tests: run them with npm test')
+  if (!adminUrl && !ownPostgres && !options.postgres)
+    throw new Error('there is no PostgreSQL for tests: run them with npm test')
   const dir = mkdtempSync(join(tmpdir(), 'shop-'))
   const started = await startShop({
     dir,
