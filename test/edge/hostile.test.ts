@@ -348,14 +348,22 @@ test.serial('every route that needs a permission, by a customer → 403, and no 
   t.is(await seen(), before)
 })
 
-test.serial('auth dead → public reads go on, guarded routes answer 503 as a problem; back → 200', async (t) => {
-  const { token } = await shop.login(customer)
-  await shop.roles.auth.kill('SIGKILL')
-  t.is((await shop.call('GET', '/product')).status, 200)
-  const guarded = await shop.call('GET', fresh('/order'), { token })
-  t.is(guarded.status, 503)
-  t.is(guarded.body.code, 'unavailable')
-  t.truthy(guarded.headers['retry-after'])
-  await shop.roles.auth.restart()
-  await eventually('200', async () => (await shop.call('GET', '/order', { token })).status === 200)
-})
+test.serial(
+  'auth dead → reads of products go on, its own routes and guarded ones answer 503 as a problem; back → 200',
+  async (t) => {
+    const { token } = await shop.login(customer)
+    await shop.roles.auth.kill('SIGKILL')
+    t.is((await shop.call('GET', '/product')).status, 200)
+    for (const answer of [
+      await shop.call('GET', fresh('/order'), { token }),
+      await shop.call('POST', '/auth/login', { body: {} }),
+      await shop.call('POST', '/auth/refresh', { body: {} }),
+    ]) {
+      t.is(answer.status, 503)
+      t.is(answer.body.code, 'unavailable')
+      t.truthy(answer.headers['retry-after'])
+    }
+    await shop.roles.auth.restart()
+    await eventually('200', async () => (await shop.call('GET', '/order', { token })).status === 200)
+  },
+)
