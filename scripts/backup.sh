@@ -13,16 +13,19 @@ exec 9<"$folder"
 name=bodega-$environment-$(date -u +%Y%m%dT%H%M%SZ)
 work=$folder/.new
 rm -rf "$work"
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work"; finish' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 mkdir "$work"
+prepare
 
 # The database first: a picture stays for a day after it was replaced, so every one that the dump names is still there.
 inside database dump | {
   while read -r line && [ "$line" != dump ]; do printf '%s\n' "$line"; done >"$work/facts"
   cat >"$work/$database_part"
 } || die "the database could not be dumped; no backup was made" "next: make status"
+# A dump that came through a cut connection is found now, and not at the restore.
+inside database read <"$work/$database_part" || die "the dump cannot be read back; no backup was made" "next: run this again"
 objects export >"$work/$objects_part" || die "the pictures could not be read; no backup was made" "next: make status"
 
 {

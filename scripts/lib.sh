@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What the commands beside this file share. They act on the shop that `docker compose` runs from this folder.
+# What the commands beside this file share. They act on the shop that `docker compose` runs from this folder, or on one in
+# a cluster where they say so (TARGET=cluster).
 set -euo pipefail
 umask 077
 export LC_ALL=C
@@ -17,7 +18,12 @@ die() {
   exit 1
 }
 
-command -v docker >/dev/null || die "docker is not installed" "next: docs.docker.com/engine/install, then run this again"
+target=${TARGET:-compose}
+case $target in
+  compose) command -v docker >/dev/null || die "docker is not installed" "next: docs.docker.com/engine/install, then run this again" ;;
+  cluster) ;;
+  *) die "TARGET is $target, and must be compose or cluster" ;;
+esac
 compose() { docker compose --progress quiet "$@"; }
 
 # What a variable is for Compose: the environment first, then .env.

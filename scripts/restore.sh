@@ -14,8 +14,9 @@ leave() {
   rm -rf "$work"
   if [ "$code" != 0 ] && [ -n "$stopped" ]; then
     inside database forget </dev/null >/dev/null 2>&1 || true
-    printf '%s\n' '  The shop has the data from before; it is stopped. next: docker compose up -d --wait' >&2
+    after_failure
   fi
+  finish
   exit "$code"
 }
 trap leave EXIT
@@ -37,7 +38,7 @@ facts migration | while read -r schema migration; do
   [ -f "src/$schema/migrations/$migration" ] || refuse "it was made by version $(facts version), which has the migration $schema/$migration; this is $version" "next: check that version out, restore, then upgrade"
 done
 if [ "$(setting ANYWAY)" != yes ]; then
-  [ "$(facts environment)" = "$environment" ] || refuse "it is of the environment $(facts environment), and this host runs $environment" "next: ANYWAY=yes if that is meant"
+  [ "$(facts environment)" = "$environment" ] || refuse "it is of the environment $(facts environment), and this shop is $environment" "next: ANYWAY=yes if that is meant"
   known=$(identities | sed 's/^identity //')
   if [ -n "$(facts identity)" ] && ! facts identity | grep -qxF -- "${known:-none}"; then
     refuse "its secrets open with the identity $(facts identity | tr '\n' ' '), and this host has ${known:-none}" \
@@ -46,15 +47,14 @@ if [ "$(setting ANYWAY)" != yes ]; then
 fi
 
 # Only servers are started until here: what runs, and what is in them, is as it was.
-servers=()
-for service in postgres nats objectstore; do ! has "$service" || servers+=("$service"); done
-[ ${#servers[@]} -eq 0 ] || compose up -d --no-deps --wait --wait-timeout 120 "${servers[@]}" || die "the servers do not become healthy" "next: docker compose logs ${servers[*]}"
-there=$(inside database rows </dev/null) || die "the database does not answer" "next: docker compose logs postgres"
+start_servers
+prepare
+there=$(inside database rows </dev/null) || die "the database does not answer" "next: $hint_logs"
 [ -z "$there" ] || die "this shop has data: $(printf '%s' "$there" | tr '\n' ',' | sed 's/,/, /g')" "A backup is restored into an empty one. Nothing was changed." \
-  "next: on another host; or forget what is here, with docker compose down --volumes"
+  "next: $hint_empty"
 
 stopped=yes
-compose stop edge "${roles[@]}"
+stop_shop
 inside database restore <"$work/$database_part" >"$work/restored" || die "the database could not be restored"
 sorted() { grep -E '^(table|migration) ' "$1" | sort; }
 diff <(sorted "$work/$manifest_part") <(sorted "$work/restored") >"$work/differences" ||
@@ -62,5 +62,5 @@ diff <(sorted "$work/$manifest_part") <(sorted "$work/restored") >"$work/differe
 objects import <"$work/$objects_part" || die "the pictures could not be restored"
 inside database adopt </dev/null || die "the restored database could not be put in its place"
 stopped=''
-compose up -d --wait --wait-timeout 180 || die "restored, but the shop does not become healthy" "next: make status"
+start_shop || die "restored, but the shop does not become healthy" "next: make status"
 say "$file: restored, $(facts table | awk '{ n += $2 } END { print n + 0 }') rows in $(facts table | wc -l | tr -d ' ') tables compared"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs in a container of the server's image, for scripts/backup.sh and restore.sh. Commands:
 #   dump             facts, a line "dump", then the database in pg_dump's custom format, all of one moment
+#   read             reads a dump on standard input to its end
 #   rows             which of the shop's tables have rows, as "table rows"
 #   restore          makes the database NAME_restore from a dump on standard input, and prints its facts
 #   adopt            puts NAME_restore in the place of NAME, which must not be in use
@@ -38,6 +39,7 @@ case ${1:-} in
     [ "${line:-}" = dump ] || exit 1
     pg_dump --format=custom --compress=6 --no-sync --snapshot="$snapshot" --dbname="$url"
     ;;
+  read) pg_restore --file=/dev/null ;;
   rows)
     exists=$("${sql[@]}" "$server/postgres" -v name="$name" <<<"select 1 from pg_database where datname = :'name'")
     [ -n "$exists" ] || exit 0
@@ -66,5 +68,5 @@ select format('drop database if exists %I with (force)', :'name' || '_replaced')
 END
     ;;
   forget) "${sql[@]}" "$server/postgres" -v name="$name" <<<"select format('drop database if exists %I with (force)', :'name' || '_restore') \\gexec" ;;
-  *) echo "usage: database.sh dump | rows | restore | adopt | forget" >&2; exit 2 ;;
+  *) echo "usage: database.sh dump | read | rows | restore | adopt | forget" >&2; exit 2 ;;
 esac

@@ -1,0 +1,90 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# TARGET=cluster: the shop in NAMESPACE (bodega) of the cluster of kubectl's context, however it was put there. What
+# parts.sh has for Compose, by labels and by the pod templates of the shop itself.
+command -v kubectl >/dev/null || die "kubectl is not installed" "next: kubernetes.io/docs/tasks/tools, then run this again"
+environment=${ENV:-dev}
+space=${NAMESPACE:-bodega}
+k() { kubectl --namespace "$space" "$@"; }
+part() { printf 'app.kubernetes.io/part-of=bodega,app.kubernetes.io/component in (%s)' "$1"; }
+shop=$(part auth,products,orders,notifications,edge)
+[ -n "$(k get deployments -l "$shop" -o name)" ] || die "there is no shop in the namespace $space of context $(kubectl config current-context 2>/dev/null)" \
+  "next: NAMESPACE=…, or kubectl config use-context …"
+
+# worker NAME OBJECT COMPONENT [IMAGE]: a pod with the settings, secrets and place of OBJECT's pods, which sleeps until
+# `kubectl exec`. It counts as COMPONENT where policies are asked, and is never ready, so that no Service leads to it.
+workers=()
+worker() {
+  local name=$1 spec=.spec.template.spec container='.spec.template.spec.containers[0]'
+  local image="{$container.image}"
+  workers+=("$name")
+  k delete pod "$name" --ignore-not-found --wait >/dev/null
+  k get "$2" -o "jsonpath=apiVersion: v1
+kind: Pod
+metadata:
+  name: $name
+  labels:
+    app.kubernetes.io/name: bodega
+    app.kubernetes.io/part-of: bodega
+    app.kubernetes.io/component: $3
+    app.kubernetes.io/instance: {.metadata.labels.app\.kubernetes\.io/instance}
+spec:
+  restartPolicy: Never
+  # What an operator who went away leaves ends by itself.
+  activeDeadlineSeconds: 14400
+  terminationGracePeriodSeconds: 0
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  imagePullSecrets: {$spec.imagePullSecrets}
+  nodeSelector: {$spec.nodeSelector}
+  tolerations: {$spec.tolerations}
+  securityContext: {$spec.securityContext}
+  volumes: {$spec.volumes}
+  containers:
+    - name: work
+      image: ${4:-$image}
+      command: [sleep, infinity]
+      env: {$container.env}
+      volumeMounts: {$container.volumeMounts}
+      securityContext: {$container.securityContext}
+      resources: {$container.resources}
+      readinessProbe:
+        exec:
+          command: [\"false\"]
+        periodSeconds: 3600
+" | k create -f - >/dev/null
+  k wait --for=jsonpath='{.status.phase}'=Running "pod/$name" --timeout=120s >/dev/null
+}
+finish() { [ ${#workers[@]} -eq 0 ] || k delete pod "${workers[@]}" --ignore-not-found --wait=false >/dev/null; }
+
+prepare() {
+  local image migrate
+  image=${POSTGRES_IMAGE:-$(k get statefulsets -l "$(part postgres)" -o 'jsonpath={.items[0].spec.template.spec.containers[0].image}' 2>/dev/null)}
+  migrate=$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)
+  [ -n "$migrate" ] || die "there is no migrate Job in $space, whose settings reach the database" "next: apply the shop again"
+  worker bodega-database "$migrate" migrate "${image:-postgres:18}"
+  worker bodega-pictures "$(k get deployments -l "$(part products)" -o name)" products
+}
+inside() { k exec -i bodega-database -- bash -c "$(cat "scripts/inside/$1.sh")" "$1" "$2"; }
+objects() { k exec -i bodega-pictures -- node /app/src/commands.ts "objects-$1"; }
+
+start_servers() {
+  local object
+  for object in $(k get statefulsets -l "$(part postgres,nats,objectstore)" -o name); do
+    k rollout status "$object" --timeout=2m >/dev/null || die "$object is not ready" "next: kubectl --namespace $space describe $object"
+  done
+}
+stop_shop() {
+  replicas=$(k get deployments -l "$shop" -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.replicas}{"\n"}{end}')
+  # An autoscaler leaves alone what has none.
+  k scale deployments -l "$shop" --replicas=0 >/dev/null
+  # The workers live under the same labels, so the pods are asked for by their ReplicaSets' one.
+  k wait --for=delete pods -l "$shop,pod-template-hash" --timeout=2m >/dev/null
+}
+start_shop() {
+  local name count
+  while read -r name count; do k scale deployment "$name" --replicas="$((count > 0 ? count : 1))" >/dev/null; done <<<"$replicas"
+  for name in $(k get deployments -l "$shop" -o name); do k rollout status "$name" --timeout=3m >/dev/null || return 1; done
+}
+after_failure() { start_shop && printf '%s\n' '  The shop has the data from before, and runs.' >&2; }
+hint_logs="kubectl --namespace $space get pods"
+hint_empty="in another namespace; or forget what is here, with its volumes: kubectl delete -k … and kubectl --namespace $space delete pvc --all"
