@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import job migrate policy routes check format test bench
+.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test bench
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ secrets-apply: ## Put them into the cluster and restart what mounts a changed on
 ##@ Develop
 check: node_modules/.package-lock.json ## Check format, lint and types
 	@npm run -s check
+
+lint: node_modules/.package-lock.json ## Lint shell, Dockerfile, Compose files and workflows
+	@bash test/lint.sh
 
 format: node_modules/.package-lock.json ## Bring the code into its format
 	@npm run -s format

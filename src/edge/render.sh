@@ -13,7 +13,7 @@ fail() { printf 'edge: %s\n' "$*" >&2; exit 78; }
 
 # upstream NAME ADDRESS: the address is fixed, or looked up again as its DNS record changes where EDGE_RESOLVER is set.
 upstream() {
-  [ -n "$2" ] || fail "$(printf %s "$1" | tr a-z A-Z)_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
+  [ -n "$2" ] || fail "$(printf %s "$1" | tr '[:lower:]' '[:upper:]')_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
   # A replica that breaks a connection is left alone for as long as its DNS record may outlive it.
   printf 'upstream %s { zone %s 128k; server %s%s max_fails=1 fail_timeout=2s; keepalive 64; keepalive_requests 100000; }\n' \
     "$1" "$1" "$2" "${EDGE_RESOLVER:+ resolve}"
@@ -42,9 +42,7 @@ case ${PRODUCT_READ:=public} in public | user) ;; *) fail "PRODUCT_READ is $PROD
 
 # Whose X-Forwarded-For counts; without any, the peer is the client.
 {
-  printf '%s' "${TRUSTED_PROXIES:-}" | tr ', ' '\n\n' | while read -r network; do
-    [ -z "$network" ] || printf 'set_real_ip_from %s;\n' "$network"
-  done
+  for network in $(printf %s "${TRUSTED_PROXIES:-}" | tr , ' '); do printf 'set_real_ip_from %s;\n' "$network"; done
   [ -z "${TRUSTED_PROXIES:-}" ] || printf 'real_ip_header X-Forwarded-For;\nreal_ip_recursive on;\n'
 } >"$out/real-ip.conf"
 

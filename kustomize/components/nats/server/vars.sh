@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Writes nats.vars, which nats.conf includes, from the mounted passwords; with PEERS, also how the servers form one bus.
 set -eu
 umask 077

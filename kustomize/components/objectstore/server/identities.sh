@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Writes the one identity that may use the store, from the mounted key.
 set -eu
 umask 077
