@@ -70,6 +70,14 @@ backup: ## Put database and pictures into one file, while the shop goes on (BODE
 restore: ## Bring a backup into an empty shop and compare it row by row (FILE=backups/….tar)
 	@ANYWAY="$(ANYWAY)" bash scripts/restore.sh "$(FILE)"
 
+##@ Operate a cluster
+.PHONY: operator deploy
+operator: ## Install Crunchy PGO, for overlays/prod or the chart's pgo.enabled (PGO_DIR=, PGO_REGISTRY= without a network)
+	@PGO_DIR="$(PGO_DIR)" PGO_REGISTRY="$(PGO_REGISTRY)" bash scripts/operator.sh
+
+deploy: ## Bring an overlay into the cluster and wait until it runs (ENV=prod OVERLAY=prod-standalone NAMESPACE=bodega)
+	@bash scripts/deploy.sh "$(ENV)" "$(or $(NAMESPACE),bodega)" "$(or $(OVERLAY),$(ENV))"
+
 ##@ Secrets
 ENV ?= dev
 .PHONY: secrets secrets-edit secrets-check secrets-rotate secrets-apply
@@ -104,10 +112,10 @@ test: node_modules/.package-lock.json ## Test on real parts (ARGS="test/auth/*.t
 e2e: e2e-compose e2e-cluster ## Test the shop as it ships, on a real Docker and a real Kubernetes
 
 e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults, scaling, rotation, backup, upgrade (ARGS=)
-	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/!(cluster|helm)*.test.ts')
+	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/!(cluster|helm|operator)*.test.ts')
 
 e2e-cluster: node_modules/.package-lock.json ## Test on the cluster of kubectl's context (BODEGA_E2E_LOAD="kind load docker-image")
-	@$(node) test/run.ts --e2e $(or $(ARGS),test/e2e/cluster.test.ts)
+	@$(node) test/run.ts --e2e $(or $(ARGS),test/e2e/cluster.test.ts test/e2e/operator.test.ts)
 
 bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
 	@$(node) bench/run.ts $(ARGS)

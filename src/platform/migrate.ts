@@ -17,9 +17,14 @@ export async function migrate(c: Config<'migrate'>) {
   try {
     const database = (await client.query('select current_database() as name')).rows[0].name as string
     const groups = Object.fromEntries([...roleNames, 'owner'].map((name) => [name, `${database}_${name}`]))
-    await locked(client, () => makeRoles(client, database, groups))
+    const { rows } = await client.query(
+      'select rolcreaterole or rolsuper as may from pg_roles where rolname = current_user',
+    )
+    const mayMakeRoles = rows[0].may as boolean
+    await locked(client, () => makeRoles(client, database, groups, mayMakeRoles))
     for (const { role, login, password } of loginsOf(c))
-      await locked(client, () => makeLogin(client, groups[role] as string, login, password))
+      if (mayMakeRoles) await locked(client, () => makeLogin(client, groups[role] as string, login, password))
+      else await findLogin(client, groups[role] as string, login)
     for (const role of roleNames)
       for (const file of migrationsOf(role)) {
         const applied = await locked(client, () => apply(client, role, file, groups))
@@ -74,9 +79,10 @@ async function locked<T>(client: pg.Client, work: () => Promise<T>): Promise<T> 
 const name = pg.escapeIdentifier
 
 /** One group without login for each role, and one that owns every object; PUBLIC loses what PostgreSQL gives it. */
-async function makeRoles(client: pg.Client, database: string, groups: Record<string, string>) {
+async function makeRoles(client: pg.Client, database: string, groups: Record<string, string>, mayMakeRoles: boolean) {
   const { rows } = await client.query('select rolname from pg_roles where rolname = any($1)', [Object.values(groups)])
   const missing = Object.values(groups).filter((group) => !rows.some((row) => row.rolname === group))
+  if (missing.length > 0 && !mayMakeRoles) throw needsAdministrator(`there is no role ${missing.join(', ')}`)
   for (const group of missing) await client.query(`create role ${name(group)} nologin`)
   const owner = name(groups.owner as string)
   if (missing.includes(groups.owner as string)) await client.query(`grant ${owner} to current_user`)
@@ -123,6 +129,20 @@ async function makeLogin(client: pg.Client, group: string, login: string, secret
   await client.query(`alter role ${name(login)} set jit = off`)
   await client.query(`alter role ${name(login)} set idle_in_transaction_session_timeout = '15s'`)
 }
+
+/** Where this user may not make roles, an administrator has made the login, with its password. */
+async function findLogin(client: pg.Client, group: string, login: string) {
+  const { rowCount } = await client.query(
+    `select from pg_auth_members where roleid = to_regrole($1) and member = to_regrole($2)`,
+    [name(group), name(login)],
+  )
+  if (!rowCount) throw needsAdministrator(`there is no login ${login} in ${group}`)
+}
+
+const needsAdministrator = (lack: string) =>
+  new Error(
+    `${lack}, and the user of DATABASE_URL may not make roles: let an administrator run the SQL of docs/database.md`,
+  )
 
 const folder = (role: Role) => join(import.meta.dirname, '..', role, 'migrations')
 const migrationsOf = (role: Role) =>

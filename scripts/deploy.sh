@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# deploy.sh ENV [NAMESPACE] [OVERLAY]: brings an overlay of kustomize/overlays into the namespace, and waits until it runs.
+. "$(dirname "$0")/kube.sh"
+env=$1
+space=${2:-bodega}
+overlay=${3:-$env}
+dir=kustomize/overlays/$overlay
+[ -f "$dir/kustomization.yaml" ] || die "there is no $dir" \
+  "next: make deploy ENV=$env OVERLAY=… with one of: $(cd kustomize/overlays && printf '%s ' */ | tr -d /)"
+k() { kubectl --namespace "$space" "$@"; }
+
+# What it needs, before anything is changed.
+for what in "namespace $space" "secret bodega"; do
+  # shellcheck disable=SC2086 # two words
+  error=$(k get $what 2>&1 >/dev/null) && continue
+  [[ $error == *NotFound* ]] || die "the $what cannot be read" "kubectl says: $error" "next: ask for the right to get it"
+  die "there is no $what in context $context" "next: make secrets-apply ENV=$env NAMESPACE=$space"
+done
+rendered=$(kubectl kustomize "$dir") || die "$dir cannot be rendered" "next: see kubectl's message above"
+if grep -q '^kind: PostgresCluster$' <<<"$rendered" && ! kubectl get --raw /apis/postgres-operator.crunchydata.com/v1 >/dev/null 2>&1; then
+  die "the overlay $overlay has a PostgresCluster, and this cluster has no Crunchy PGO 6 to make one" \
+    "next: make operator, then this again" "or one PostgreSQL without an operator: make deploy ENV=$env OVERLAY=prod-standalone"
+fi
+
+# A Job's template cannot be changed, and one that is done does not run again: what must run again is deleted first. The
+# Secrets that it reads are part of it; each change of one gives it another version.
+versions() {
+  local names
+  names=$(k create --dry-run=client -k "$dir" -l "app.kubernetes.io/component=$1" -o 'jsonpath={..secret.name}' | tr ' ' '\n' | sort -u)
+  # shellcheck disable=SC2086 # a list
+  [ -z "$names" ] || k get secret $names --ignore-not-found --no-headers -o custom-columns=:metadata.name,:metadata.resourceVersion | cksum | tr -d ' '
+}
+mark=bodega.secrets
+again=''
+jobs=''
+for component in migrate seed; do
+  job=$(k create --dry-run=client -k "$dir" -l "app.kubernetes.io/component=$component" -o 'jsonpath={.metadata.name}' 2>/dev/null) || continue
+  jobs+="$component $job"$'\n'
+  k get job "$job" >/dev/null 2>&1 || continue
+  if [ "$(k get job "$job" -o 'jsonpath={.status.conditions[?(@.type=="Failed")].status}')" = True ]; then
+    why='it had failed'
+  elif error=$(k apply --dry-run=server -k "$dir" -l "app.kubernetes.io/component=$component" 2>&1 >/dev/null); then
+    [ "$(k get job "$job" -o "go-template={{with .metadata.annotations}}{{index . \"$mark\"}}{{end}}")" != "$(versions "$component")" ] || continue
+    why='its logins or passwords may have changed'
+  elif [[ $error == *immutable* ]]; then
+    why='its image or settings changed'
+  else
+    die "the cluster does not take the Job $job" "kubectl says: $error" "next: see there"
+  fi
+  k delete job "$job" --wait --timeout=60s >/dev/null
+  again+="$component runs again: $why"$'\n'
+done
+
+say "overlay $overlay into namespace $space of context $context"
+applied=$(k apply -k "$dir") || die "the cluster did not take all of it" "next: see kubectl's message above, then run this again"
+say "$(awk '{count[$2]++} END {for (what in count) printf "%s%d %s", sep, count[what], what, sep = ", "}' <<<"$applied")"
+[ -z "$again" ] || printf %s "$again"
+
+seconds=${TIMEOUT:-600}
+left() { printf '%s' "$((seconds > SECONDS ? seconds - SECONDS : 1))s"; }
+stuck() {
+  die "$1 is not ready after $seconds s" "next: kubectl --namespace $space describe $1; kubectl --namespace $space get pods" \
+    "then the same again; it goes on where it stopped (TIMEOUT=… for longer)"
+}
+count=0
+ready() {
+  local object
+  for object in $(k get "$1" -l app.kubernetes.io/part-of=bodega -o name); do
+    k rollout status "$object" --timeout="$(left)" >/dev/null || stuck "$object"
+    count=$((count + 1))
+  done
+}
+ready statefulsets
+while read -r component job; do
+  [ -n "$job" ] || continue
+  until [ "$(k get job "$job" -o 'jsonpath={.status.conditions[?(@.type=="Complete")].status}')" = True ]; do
+    [ "$(k get job "$job" -o 'jsonpath={.status.conditions[?(@.type=="Failed")].status}')" != True ] ||
+      die "$component failed; the pods that ran before go on" "its last words: $(k logs "job/$job" --tail=1 2>/dev/null || true)" \
+        "next: kubectl --namespace $space logs job/$job; then the same again"
+    [ "$SECONDS" -lt "$seconds" ] || stuck "job/$job"
+    sleep 1
+  done
+  k annotate job "$job" --overwrite "$mark=$(versions "$component")" >/dev/null
+done <<<"$jobs"
+ready deployments
+say "everything runs: $count Deployments and StatefulSets, in $SECONDS s"

@@ -1,0 +1,46 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import test from 'ava'
+import { query, startPostgres } from '../src/embedded/postgres.ts'
+import { generatedSecrets } from '../src/embedded/secrets.ts'
+import { openShop } from './support/shop.ts'
+
+test('a database whose administrator ran the SQL of docs/database.md → migrate needs no right to create roles', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'external-'))
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }))
+  const { passwords } = await generatedSecrets(join(dir, 'secrets'))
+  const page = readFileSync(join(import.meta.dirname, '../docs/database.md'), 'utf8')
+  const sql = /```sql\n([\s\S]+?)```/.exec(page)?.[1] as string
+  const filled = sql
+    .replace(/\b(?=[a-z]+_a\b)/g, 'bodega_')
+    .replace(/'([A-Z]+)'/g, (_, user: string) => `'${passwords[`${user.toLowerCase()}_database`] ?? 'migrate'}'`)
+
+  await using server = await startPostgres({
+    dir: join(dir, 'postgres'),
+    log: join(dir, 'postgres.log'),
+    password: 'admin',
+  })
+  const statements = filled.split(/;\n/).filter((text) => text.trim())
+  const forgotten = statements.filter((text) => text.includes('role bodega_orders_a login'))
+  t.is(forgotten.length, 1)
+  for (const text of statements) if (!/role bodega_orders_a /.test(text)) await query(server.adminUrl, text)
+  const adminUrl = Object.assign(new URL(server.adminUrl), { username: 'bodega_migrate', password: 'migrate' }).href
+  const open = () => openShop({ dir, postgres: { adminUrl, name: 'bodega' } })
+  await t.throwsAsync(open, { message: /there is no login bodega_orders_a in bodega_orders.*docs\/database\.md/ })
+
+  await query(server.adminUrl, 'create database bodega owner bodega_migrate')
+  for (const text of statements) if (/role bodega_orders_a /.test(text)) await query(server.adminUrl, text)
+  const { shop, close } = await open()
+  try {
+    const user = await shop.user()
+    t.is((await shop.call('GET', '/order', { token: user.token })).status, 200)
+    const { rows } = await query(
+      shop.databaseUrl,
+      'select bool_or(rolcreaterole or rolsuper) as may from pg_roles where rolname = current_user',
+    )
+    t.false(rows[0].may)
+  } finally {
+    await close()
+  }
+})
