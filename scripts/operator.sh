@@ -10,18 +10,18 @@ source=https://github.com/CrunchyData/postgres-operator
 space=postgres-operator
 
 if ! found=$(kubectl get deployments --all-namespaces --field-selector metadata.name=pgo \
-  -o 'go-template={{range .items}}{{.metadata.namespace}} {{index .metadata.labels "app.kubernetes.io/version"}}{{"\n"}}{{end}}' 2>&1); then
+  -o 'go-template={{range .items}}{{.metadata.namespace}} {{or (index .metadata.labels "app.kubernetes.io/version") "unknown"}}{{"\n"}}{{end}}' 2>&1); then
   die "the Deployments of this cluster cannot be listed" "kubectl says: $found" "next: let an administrator of the cluster run this"
 fi
 while read -r where which; do
   [ -n "$where" ] || continue
-  [ "$where" = "$space" ] || die "an operator runs already, in namespace $where (version ${which:-unknown})" \
+  [ "$where" = "$space" ] || die "an operator runs already, in namespace $where (version $which)" \
     "The shop needs PGO 6. Two operators would fight: upgrade that one as it was installed, or remove it, then run this again."
   [ "$which" != "$version" ] || [ "$(kubectl --namespace "$space" get deployment pgo -o 'jsonpath={.status.readyReplicas}')" != 1 ] || {
     say "PGO $version runs already in namespace $where of context $context: nothing to do"
     exit 0
   }
-  [ "$which" = "$version" ] || say "PGO ${which:-of an unknown version} becomes $version"
+  [ "$which" = "$version" ] || say "PGO $which becomes $version"
 done <<<"$found"
 
 tree=${PGO_DIR:-}

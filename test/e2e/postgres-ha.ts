@@ -115,30 +115,29 @@ export async function openPostgresHa({ nodes }: { nodes: number }) {
   await start('bodega-db-pgbouncer', pgbouncer(), ['pgbouncer', '/data/CONFIG'], ['5432'])
   const poolerUrl = `postgres://localhost:${await published('bodega-db-pgbouncer')}`
 
+  const gone = new Set<string>()
   const open = opening.move()
   return {
     adminUrl,
     poolerUrl,
     ca: tls.CA,
-    /** Name of the instance that leads. */
+    /** Name of the instance that leads, by the word of one that is still reached. */
     async leader() {
-      const { out } = await run('docker', [
-        'exec',
-        name(instances.at(-1) as string),
-        'patronictl',
-        '-c',
-        '/data/CONFIG',
-        'list',
-        '-f',
-        'json',
-      ])
+      const asked = name(instances.find((instance) => !gone.has(instance)) as string)
+      const list = ['patronictl', '-c', '/data/CONFIG', 'list', '-f', 'json']
+      const { out } = await run('docker', ['exec', asked, ...list])
       return (JSON.parse(out) as { Member: string; Role: string }[]).find(({ Role }) => Role === 'Leader')?.Member
     },
     /** Its whole container dies at once. */
-    kill: (instance: string) => run('docker', ['kill', '--signal', 'KILL', name(instance)]),
+    async kill(instance: string) {
+      gone.add(instance)
+      await run('docker', ['kill', '--signal', 'KILL', name(instance)])
+    },
     /** Nothing reaches it any more, and nobody is told. */
-    cut: (instance: string) => run('docker', ['network', 'disconnect', '--force', net, name(instance)]),
-    logs: async (part: string) => (await run('docker', ['logs', '--tail', '40', name(part)])).all,
+    async cut(instance: string) {
+      gone.add(instance)
+      await run('docker', ['network', 'disconnect', '--force', net, name(instance)])
+    },
     [Symbol.asyncDispose]: () => open.disposeAsync(),
   }
 }
