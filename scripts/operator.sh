@@ -44,7 +44,6 @@ kubectl apply -k "$tree/config/namespace" >/dev/null || die "the namespace $spac
 # Server-side: the definition of a PostgresCluster is larger than the annotation of a client-side apply may be.
 kubectl kustomize "$tree/config/default" | sed "s#registry.developers.crunchydata.com#${PGO_REGISTRY:-registry.developers.crunchydata.com}#" |
   kubectl apply --server-side -f - >/dev/null || die "the cluster did not take PGO" "next: see kubectl's message above, then run this again"
-kubectl wait --for=condition=Established --timeout=60s crd/postgresclusters.postgres-operator.crunchydata.com >/dev/null
 kubectl --namespace "$space" rollout status deployment/pgo --timeout="${TIMEOUT:-300}s" >/dev/null 2>&1 || die "the operator does not run yet" \
   "next: kubectl --namespace $space describe pods" \
   "Where the cluster cannot pull its image: copy the images to your registry, then make operator PGO_REGISTRY=registry.example.org"

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import anyTest from 'ava'
+import { eventually } from '../support/shop.ts'
 import { run } from './host.ts'
 
 // What of the operator can be proved without its images: its definition of a PostgresCluster, and every word before that.
@@ -86,7 +87,10 @@ test('make operator where it cannot work → what is missing, and the next comma
 test('the PostgresCluster of overlays/prod and of the chart → the real definition takes every field', async (t) => {
   const applied = await k(['apply', '--server-side', '-f', crd as string])
   t.is(applied.code, 0, applied.all)
-  await k(['wait', '--for=condition=Established', '--timeout=60s', definition])
+  await eventually('it is served', async () => {
+    const { code } = await k(['get', '--raw', '/apis/postgres-operator.crunchydata.com/v1'])
+    return code === 0
+  })
 
   const overlay = await k(['kustomize', 'kustomize/overlays/prod'])
   const chart = await run('helm', [
