@@ -115,7 +115,7 @@ e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults
 	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/!(cluster|helm|operator)*.test.ts')
 
 e2e-cluster: node_modules/.package-lock.json ## Test on the cluster of kubectl's context (BODEGA_E2E_LOAD="kind load docker-image")
-	@$(node) test/run.ts --e2e $(or $(ARGS),test/e2e/cluster.test.ts test/e2e/cluster-deploy.test.ts test/e2e/operator.test.ts)
+	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/@(cluster|helm|operator)*.test.ts')
 
 bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
 	@$(node) bench/run.ts $(ARGS)
