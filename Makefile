@@ -78,6 +78,14 @@ operator: ## Install Crunchy PGO, for overlays/prod or the chart's pgo.enabled (
 deploy: ## Bring an overlay into the cluster and wait until it runs (ENV=prod OVERLAY=prod-standalone NAMESPACE=bodega)
 	@bash scripts/deploy.sh "$(ENV)" "$(or $(NAMESPACE),bodega)" "$(or $(OVERLAY),$(ENV))"
 
+##@ Carry it to where there is no network
+.PHONY: bundle unbundle
+bundle: ## One archive with all images and this checkout (ENV=prod FOLDER=.)
+	@FOLDER="$(FOLDER)" bash scripts/bundle.sh "$(ENV)"
+
+unbundle: ## Unpack it there and load its images (FILE=bodega-….tar FOLDER= REGISTRY=)
+	@REGISTRY="$(REGISTRY)" sh scripts/unbundle.sh "$(FILE)" "$(FOLDER)"
+
 ##@ Secrets
 ENV ?= dev
 .PHONY: secrets secrets-edit secrets-check secrets-rotate secrets-apply

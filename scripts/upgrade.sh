@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# upgrade.sh [back]: takes the images of this checkout (built here, or pulled where BODEGA_REGISTRY is set) into the
-# running shop: migrate first, then role by role, old and new side by side. back: to the images from before.
+# upgrade.sh [back]: takes the images of this checkout (built here, pulled where BODEGA_REGISTRY is set, or loaded
+# already where they came in a bundle) into the running shop: migrate first, then role by role, old and new side by side.
+# back: to the images from before.
 . "$(dirname "$0")/lib.sh"
 registry=$(setting BODEGA_REGISTRY)
 version=$(setting BODEGA_VERSION "$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)")
@@ -26,6 +27,8 @@ was_edge=$(image_of edge)
 [ -n "$was_app" ] && [ -n "$was_edge" ] || die "the shop does not run here" "next: docker compose up -d --wait"
 if [ -n "$registry" ]; then
   compose pull migrate edge || die "the images of $version cannot be pulled from $registry" "Nothing was changed."
+elif [ -f .bundle ]; then
+  docker image inspect "$app:$version" "$edge:$version" >/dev/null 2>&1 || die "the images of $version are not here" "next: make unbundle FILE=bodega-….tar again, into another folder"
 else
   docker compose build || die "the images cannot be built" "Nothing was changed."
 fi
