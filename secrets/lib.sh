@@ -328,14 +328,56 @@ sealed_strings() {
     inside && /^ +[A-Z][A-Z0-9_]*: / { key = $1; sub(/:$/, "", key); print key, $2 }' "$1"
 }
 sha256() { openssl dgst -sha256 -r | cut -c1-"${1:-16}"; }
-# A hash for each user over the sealed strings that it mounts: it changes with them and says nothing of the values.
+# hash_of USER STRINGS: over the sealed strings that a user mounts; it changes with them and says nothing of the values.
+hash_of() { { mounts_of "$1"; printf '%s\n' -- "$2"; } | awk '$0 == "--" { rest = 1; next } !rest { mine[$1]; next } $1 in mine' | sha256; }
 hashes() {
   local user strings
   strings=$(sealed_strings "$sealed")
   for user in $(all_users); do
-    printf 'BODEGA_HASH_%s=%s\n' "$(printf '%s' "$user" | tr 'a-z-' 'A-Z_')" \
-      "$( { mounts_of "$user"; printf '%s\n' -- "$strings"; } | awk '$0 == "--" { rest = 1; next } !rest { mine[$1]; next } $1 in mine' | sha256)"
+    printf 'BODEGA_HASH_%s=%s\n' "$(printf '%s' "$user" | tr 'a-z-' 'A-Z_')" "$(hash_of "$user" "$strings")"
   done
+}
+
+# The same hashes beside the sealed file, as annotations of pods, for a cluster that takes both from git: a Kustomize
+# component, and values of the chart. The database and the peers of the bus do not change by a restart (see the template).
+write_hashes() {
+  local user hash group about strings patches='' roles='' others='' head="# Written by \`make secrets\` with the sealed file; commit them together. docs/gitops.md says what it is for."
+  strings=$(sealed_strings "$sealed")
+  for user in $(all_users); do
+    hash=$(hash_of "$user" "$strings") group=apps about=''
+    case $user in
+      postgres | nats-peers) continue ;;
+      migrate)
+        # A Job's template cannot be changed: Flux and Argo CD make it anew where they are told so.
+        group=batch about=', annotations: { kustomize.toolkit.fluxcd.io/force: enabled, argocd.argoproj.io/sync-options: "Force=true,Replace=true" }'
+        others+="$user: { podAnnotations: { bodega.secrets: \"$hash\" } }"$'\n'
+        ;;
+      nats | objectstore) others+="$user: { podAnnotations: { bodega.secrets: \"$hash\" } }"$'\n' ;;
+      *) roles+="  $user: { podAnnotations: { bodega.secrets: \"$hash\" } }"$'\n' ;;
+    esac
+    patches+="  - target: { group: $group, labelSelector: app.kubernetes.io/component=$user }"$'\n'
+    patches+="    patch: '{ apiVersion: any, kind: any, metadata: { name: any$about }, spec: { template: { metadata: { annotations: { bodega.secrets: \"$hash\" } } } } }'"$'\n'
+  done
+  put_beside hashes/kustomization.yaml "$head
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+patches:
+${patches%?}"
+  put_beside hashes/values.yaml "$head
+roles:
+$roles${others%?}"
+}
+# put_beside NAME TEXT: a file beside the sealed one, written only where it differs.
+put_beside() {
+  local file=secrets/$env/$1 new=secrets/$env/.new.${1##*/}
+  [ ! -f "$file" ] || [ "$2" != "$(cat "$file")" ] || return 0
+  mkdir -p "${file%/*}"
+  writable "${file%/*}"
+  chmod 755 "${file%/*}"
+  scratch "$new"
+  printf '%s\n' "$2" >"$new"
+  chmod 644 "$new"
+  mv -f "$new" "$file"
 }
 
 from_dotenv() { [ ! -f .env ] || sed -n "s/^$1=//p" .env | tail -1; }
@@ -433,6 +475,7 @@ finish_change() {
     say "$sealed: changed $(printf '%s' "$changed" | tr '\n' ' ')"
     say "mounted by: $users"
   fi
+  write_hashes
   open_sealed "$sealed"
   if runs_here; then
     unpack

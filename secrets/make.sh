@@ -68,12 +68,11 @@ else
   sealed_now=yes
 fi
 
-if [ ! -f "secrets/$env/kustomization.yaml" ]; then
-  scratch "secrets/$env/.new.kustomization.yaml"
-  printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - bodega.sops.yaml\n' >"secrets/$env/.new.kustomization.yaml"
-  chmod 644 "secrets/$env/.new.kustomization.yaml"
-  mv -f "secrets/$env/.new.kustomization.yaml" "secrets/$env/kustomization.yaml"
-fi
+[ -f "secrets/$env/kustomization.yaml" ] || put_beside kustomization.yaml "apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+  - bodega.sops.yaml"
+write_hashes
 
 if [ "${UNPACK:-yes}" = no ]; then
   say "not unpacked (UNPACK=no); next: make secrets-apply ENV=$env"

@@ -73,7 +73,7 @@ test('make bundle → one archive of what is committed and every image of the fo
   ])
     t.true(files.includes(path), path)
   t.deepEqual(
-    files.filter((path) => /keys\.txt|\.plain|\.env$|\.sops\.yaml$|^secrets\/[^/]+\/./.test(path)),
+    files.filter((path) => /keys\.txt|\.plain|(^|\/)\.env$|\.sops\.yaml$|^secrets\/[^/]+\/./.test(path)),
     ['.sops.yaml'],
   )
   t.is((await run('grep', ['-c', '-F', secret, whole], { any: true })).out, '0')
