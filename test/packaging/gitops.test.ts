@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import { parseAllDocuments } from 'yaml'
 import { run } from '../e2e/host.ts'
-import { has, newClone, testWith } from '../secrets/clone.ts'
+import { newClone, testWith } from '../secrets/clone.ts'
 
 const root = join(import.meta.dirname, '../..')
 const examples = 'docs/gitops'

@@ -44,6 +44,8 @@ secretsTest(
     // Nothing but the sealed form may be committed.
     t.deepEqual(clone.git('status', '--porcelain', '-uall').match(/secrets\/(dev|\.plain)\S*|\.env/g), [
       'secrets/dev/bodega.sops.yaml',
+      'secrets/dev/hashes/kustomization.yaml',
+      'secrets/dev/hashes/values.yaml',
       'secrets/dev/kustomization.yaml',
     ])
   },
