@@ -344,7 +344,8 @@ write_hashes() {
   local user hash group about strings patches='' roles='' others='' head="# Written by \`make secrets\` with the sealed file; commit them together. docs/gitops.md says what it is for."
   strings=$(sealed_strings "$sealed")
   for user in $(all_users); do
-    hash=$(hash_of "$user" "$strings") group=apps about=''
+    # Without a word before it, one in a few hundred would read as a number (12e34567…).
+    hash=sha256-$(hash_of "$user" "$strings") group=apps about=''
     case $user in
       postgres | nats-peers) continue ;;
       migrate)

@@ -107,7 +107,8 @@ testWith(
       t.is(postgres, undefined)
       const mounting = ['auth', 'migrate', 'nats', 'notifications', 'objectstore', 'orders', 'products']
       t.deepEqual(Object.keys(rest).sort(), mounting, example)
-      for (const [part, hash] of Object.entries(rest)) t.regex(String(hash), /^[0-9a-f]{16}$/, `${example}: ${part}`)
+      for (const [part, hash] of Object.entries(rest))
+        t.regex(String(hash), /^sha256-[0-9a-f]{16}$/, `${example}: ${part}`)
       known[example] = rest
       jobs[example] = jobOf(manifests).metadata.name
       if (example === 'flux.yaml')
