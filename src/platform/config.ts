@@ -153,6 +153,18 @@ export const settings = {
     secret: true,
     help: 'PostgreSQL with the login of the role; for migrate, of a user that may create schemas and roles.',
   },
+  DATABASE_HOST: {
+    type: text,
+    for: withMigrate,
+    optional: true,
+    help: 'Host of the database, in place of the one in the URL.',
+  },
+  DATABASE_PORT: {
+    type: port,
+    for: withMigrate,
+    optional: true,
+    help: 'Port of the database, in place of the one in the URL.',
+  },
   DATABASE_USER: credential('Login of the database', withMigrate),
   DATABASE_PASSWORD: credential('Password of the database', withMigrate),
   DATABASE_CA: { type: pem, for: withMigrate, optional: true, help: 'Authority of the database; makes TLS required.' },
@@ -317,7 +329,12 @@ export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = pro
   if (faults.length > 0) throw new ConfigError(reader, faults)
   for (const [name, prefix] of Object.entries({ DATABASE_URL: 'DATABASE', NATS_BROKER_URL: 'NATS', SMTP_URL: 'SMTP' }))
     if (values[name])
-      values[name] = withCredentials(values[name] as string, values[`${prefix}_USER`], values[`${prefix}_PASSWORD`])
+      values[name] = inPlace(values[name] as string, {
+        hostname: values[`${prefix}_HOST`],
+        port: values[`${prefix}_PORT`],
+        username: values[`${prefix}_USER`],
+        password: values[`${prefix}_PASSWORD`],
+      })
   return values as Config<R>
 }
 
@@ -335,10 +352,11 @@ function objectFaults(reader: Reader, values: Record<string, unknown>, env: Node
       ]
 }
 
-function withCredentials(text: string, user: unknown, password: unknown) {
+/** A URL with some of its parts replaced by what was set apart from it. */
+function inPlace(text: string, parts: Partial<Record<'hostname' | 'port' | 'username' | 'password', unknown>>) {
   const url = new URL(text)
-  if (user) url.username = encodeURIComponent(user as string)
-  if (password) url.password = encodeURIComponent(password as string)
+  for (const [part, value] of Object.entries(parts))
+    if (value) url[part as keyof typeof parts] = part === 'hostname' ? String(value) : encodeURIComponent(String(value))
   return url.href.replace(/\/$/, '')
 }
 

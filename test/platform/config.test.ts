@@ -47,6 +47,17 @@ test('a file and the environment name the same key → the file counts', (t) => 
   t.is(config('orders', { ...good, SECRETS_DIR: dir }).ASSERTION_KEY, 'f'.repeat(40))
 })
 
+test('host, port and login apart from DATABASE_URL → they take the place of those in it', (t) => {
+  const apart = {
+    DATABASE_HOST: 'shop-db-pgbouncer.shop.svc',
+    DATABASE_PORT: '6432',
+    DATABASE_USER: 'orders',
+    DATABASE_PASSWORD: 'a/b@c',
+  }
+  const url = 'postgres://orders:a%2Fb%40c@shop-db-pgbouncer.shop.svc:6432/bodega'
+  t.is(config('orders', { ...good, ...apart }).DATABASE_URL, url)
+})
+
 test('no place for pictures → auth and products name what they need, the other roles need none', (t) => {
   const faultsOf = (env: NodeJS.ProcessEnv) => {
     try {

@@ -48,6 +48,10 @@
     items:
       - { key: user, path: {{ $prefix }}DATABASE_USER }
       - { key: password, path: {{ $prefix }}DATABASE_PASSWORD }
+      {{- if not $prefix }}
+      - { key: pgbouncer-host, path: DATABASE_HOST }
+      - { key: pgbouncer-port, path: DATABASE_PORT }
+      {{- end }}
 {{- else -}}
 - secret:
     name: {{ $database.secret | default $root.Values.global.existingSecret }}
