@@ -17,7 +17,7 @@ const missing =
     () => 'traefik is not installed',
   )) ??
   (process.env.GATEWAY_CRDS ? undefined : 'GATEWAY_CRDS names no CRDs of the Gateway API')
-if (missing) process.stderr.write(`skipped, all of test/e2e/ways-in.test.ts: ${missing}\n`)
+if (missing) process.stderr.write(`skipped, all of test/e2e/cluster-ways-in.test.ts: ${missing}\n`)
 const test = missing ? anyTest.serial.skip : anyTest.serial
 
 const version = newVersion()
@@ -179,10 +179,11 @@ test('Traefik in TRUSTED_PROXIES, one client over the limit → the other is not
   // Whom the edge sees when this machine calls a pod.
   const { out } = await run('ip', ['-o', 'route', 'get', address])
   await apply(/ src (\S+)/.exec(out)?.[1] as string)
-  for (const [kind, url] of Object.entries(urls)) {
+  // Addresses that no sign-in has come from yet.
+  for (const [n, [kind, url]] of Object.entries(urls).entries()) {
     await eventually(`the ${kind} leads to the new edge`, async () => (await fetch(`${url}/product`)).status === 200)
-    t.true((await refused(60, url, (n) => ({ from: '127.0.0.2', forwardedFor: `198.51.100.${n}` }))) > 20, kind)
-    t.is(await refused(15, url, () => ({ from: '127.0.0.3' })), 0, kind)
+    t.true((await refused(60, url, (i) => ({ from: `127.0.1.${n + 1}`, forwardedFor: `198.51.100.${i}` }))) > 20, kind)
+    t.is(await refused(15, url, () => ({ from: `127.0.2.${n + 1}` })), 0, kind)
   }
 })
 
