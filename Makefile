@@ -79,12 +79,15 @@ deploy: ## Bring an overlay into the cluster and wait until it runs (ENV=prod OV
 	@bash scripts/deploy.sh "$(ENV)" "$(or $(NAMESPACE),bodega)" "$(or $(OVERLAY),$(ENV))"
 
 ##@ Carry it to where there is no network
-.PHONY: bundle unbundle
+.PHONY: bundle unbundle pin
 bundle: ## One archive with all images and this checkout (ENV=prod FOLDER=.)
 	@FOLDER="$(FOLDER)" bash scripts/bundle.sh "$(ENV)"
 
 unbundle: ## Unpack it there and load its images (FILE=bodega-….tar FOLDER= REGISTRY=)
 	@REGISTRY="$(REGISTRY)" sh scripts/unbundle.sh "$(FILE)" "$(FOLDER)"
+
+pin: ## Write the digests that a registry has into every target (REGISTRY=registry.example.org/shop)
+	@bash scripts/pin.sh "$(REGISTRY)"
 
 ##@ Secrets
 ENV ?= dev

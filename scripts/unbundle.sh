@@ -63,7 +63,7 @@ printf '%s\n' "$manifest" >"$folder/.bundle"
 environment=$(facts environment)
 say "Bodega $version ($(facts revision | cut -c1-12)) is in $folder, its images are loaded"
 if [ -n "${REGISTRY:-}" ]; then
-  say "next: name $registry in your target, see $folder/docs/air-gap.md"
+  say "next: cd $folder && make pin REGISTRY=$registry, which names it and the digests in every target"
 else
   say "next: cd $folder && make secrets ENV=$environment && docker compose up -d --wait"
   say "  or, in a cluster whose nodes have the images: make secrets ENV=$environment UNPACK=no && make secrets-apply ENV=$environment, then docs/air-gap.md"
