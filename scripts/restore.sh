@@ -26,7 +26,7 @@ trap 'exit 143' TERM
 refuse() { die "$file is refused: $1" "Nothing was changed." "${@:2}"; }
 tar -tf "$file" >"$work/list" 2>/dev/null || refuse "it is truncated, or no backup of this shop"
 [ "$(cat "$work/list")" = "$(printf '%s\n' "$manifest_part" "$database_part" "$objects_part")" ] || refuse "it is no backup of this shop"
-tar -C "$work" -xf "$file" 2>"$work/error" || refuse "it cannot be unpacked: $(head -1 "$work/error")"
+tar -C "$work" -xf "$file" 2>"$work/error" || refuse "it is truncated or damaged, tar says: $(head -1 "$work/error")"
 [ "$(head -1 "$work/$manifest_part")" = "$first_line" ] || refuse "its manifest is of another form"
 [ "$(tail -1 "$work/$manifest_part")" = end ] || refuse "its manifest is truncated"
 facts() { awk -v key="$1" '$1 == key { $1 = ""; sub(/^ /, ""); print }' "$work/$manifest_part"; }

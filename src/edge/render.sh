@@ -14,8 +14,9 @@ fail() { printf 'edge: %s\n' "$*" >&2; exit 78; }
 # upstream NAME ADDRESS: the address is fixed, or looked up again as its DNS record changes where EDGE_RESOLVER is set.
 upstream() {
   [ -n "$2" ] || fail "$(printf %s "$1" | tr '[:lower:]' '[:upper:]')_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
-  # A replica that breaks a connection is left alone for as long as its DNS record may outlive it.
-  printf 'upstream %s { zone %s 128k; server %s%s max_fails=1 fail_timeout=2s; keepalive 64; keepalive_requests 100000; }\n' \
+  # A replica that breaks connections is left alone for as long as its DNS record may outlive it. Three of them: after a
+  # single one, a replica that only hiccups would leave a request whose other replica has just gone with none at all.
+  printf 'upstream %s { zone %s 128k; server %s%s max_fails=3 fail_timeout=2s; keepalive 64; keepalive_requests 100000; }\n' \
     "$1" "$1" "$2" "${EDGE_RESOLVER:+ resolve}"
 }
 
