@@ -1,18 +1,7 @@
 # shellcheck shell=bash
-# What the commands for a cluster share. They act on the cluster of kubectl's context.
-set -euo pipefail
-export LC_ALL=C
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-say() { printf '%s\n' "$*"; }
-
-# What happened, then the rule behind it or the next command, one argument a line.
-die() {
-  printf '%s: %s\n' "$(basename "$0" .sh)" "$1" >&2
-  shift
-  [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
-  exit 1
-}
+# What the commands share that are for a cluster alone. They act on the cluster of kubectl's context.
+TARGET=cluster
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 command -v kubectl >/dev/null || die "kubectl is not installed" "next: kubernetes.io/docs/tasks/tools, then run this again"
 # shellcheck disable=SC2034 # read by the commands
