@@ -224,7 +224,7 @@ function other(path: string[], value: unknown): unknown {
 }
 
 test('each value, another one → other manifests', async (t) => {
-  t.timeout(240_000)
+  t.timeout(600_000)
   const bases = new Map<string, Promise<Rendered>>()
   const base = (values: Values) => {
     const key = JSON.stringify(values)
@@ -361,7 +361,7 @@ const distinct = async () => [
 ]
 
 test('all 324 combinations → no replicas where an autoscaler rules, and each object once', async (t) => {
-  t.timeout(180_000)
+  t.timeout(600_000)
   t.is(combinations.length, 324)
   for (const [i, text] of (await renderings()).entries()) {
     const objects = manifests(text)
@@ -378,7 +378,7 @@ testWith(
   'kubeconform',
   'python3',
 )('all 324 combinations → valid for every Kubernetes from 1.30 on', async (t) => {
-  t.timeout(400_000)
+  t.timeout(600_000)
   const { versions, location } = await kubernetesSchemas('1.30')
   t.true(versions.length >= 8, versions.join(' '))
   const input = (await distinct()).join('\n---\n')
@@ -404,7 +404,7 @@ const unused = (tool: string, findings: Finding[]) => {
 }
 
 testWith('helm', 'kube-score')('all 324 combinations → kube-score finds nothing but the exceptions', async (t) => {
-  t.timeout(180_000)
+  t.timeout(600_000)
   const findings = new Map<string, Finding>()
   await inTurns(await renderings(), async (input) => {
     const { out } = await run('kube-score', ['score', '--output-format', 'json', '-'], { input, any: true })
@@ -444,7 +444,7 @@ testWith('helm', 'pip')('all 324 combinations → checkov finds nothing but the 
 })
 
 testWith('helm', 'gitleaks')('all 324 combinations → gitleaks finds no secret', async (t) => {
-  t.timeout(180_000)
+  t.timeout(600_000)
   const { code, all } = await run('gitleaks', ['stdin', '--no-banner', '--redact'], {
     input: (await distinct()).join('\n---\n'),
     any: true,
