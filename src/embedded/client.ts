@@ -41,7 +41,7 @@ export const call = (base: string, method: string, path: string, { token, body, 
         ...headers,
       },
     })
-    outgoing.once('error', reject)
+    outgoing.once('error', (error) => reject(Object.assign(error, { reusedSocket: outgoing.reusedSocket })))
     outgoing.once('timeout', () => outgoing.destroy(new Error(`${method} ${path}: no answer in 30 s`)))
     outgoing.once('response', (response) => {
       const chunks: Buffer[] = []

@@ -14,6 +14,9 @@ export interface Sale {
   items: { productId: string; quantity: number }[]
 }
 
+/** What `call` throws: `reusedSocket` says whether the connection had been used before. */
+type Unanswered = NodeJS.ErrnoException & { reusedSocket?: boolean }
+
 const must = async (url: string, status: number, method: string, path: string, options?: Call) => {
   const answer = await call(url, method, path, options)
   if (answer.status !== status)
@@ -58,7 +61,14 @@ export function startLoad(options: {
   const ask = async (method: string, path: string, good: number[], more: Call = {}): Promise<Answer | undefined> => {
     requests++
     const began = Date.now()
-    const answer = await call(url, method, path, more).catch((error: Error) => error)
+    const once = () => call(url, method, path, more).catch((error: Unanswered) => error)
+    let answer = await once()
+    // The server may close a kept connection just as a request leaves on it. Every HTTP client sends what may be repeated
+    // a second time then (RFC 9112, 9.3.1), and all of these may.
+    if (answer instanceof Error && answer.reusedSocket && answer.code === 'ECONNRESET') {
+      seen.resent = (seen.resent ?? 0) + 1
+      answer = await once()
+    }
     const fault =
       answer instanceof Error
         ? answer.message
