@@ -1,0 +1,108 @@
+import test from 'ava'
+import { faults } from './faults.ts'
+import { pods, toModels } from './model.ts'
+import { mutations } from './mutations.ts'
+import { type Form, forms, lacking, type Rendered, render, type Target, targets } from './render.ts'
+
+const missing = await lacking('docker', 'kubectl', 'helm')
+if (missing.length > 0) process.stderr.write(`skipped in test/packaging, do not answer: ${missing.join(', ')}\n`)
+const parity = missing.length > 0 ? test.skip : test
+const rendered =
+  missing.length > 0 ? ({} as Record<Form, Rendered>) : { prod: await render('prod'), dev: await render('dev') }
+
+for (const form of forms)
+  parity(
+    `the three targets, rendered for ${form} → equal, but for the differences with a reason, each of which is still one`,
+    (t) => {
+      t.deepEqual(faults(rendered[form], form), [])
+    },
+  )
+
+/** A copy in which one target's orders, or what is made of it, is other than in the rest. */
+function copy(target: Target, edit: { role?: string; env?: string; secret?: [key: string, path: string] }): Rendered {
+  const it = structuredClone(rendered.prod)
+  if (target === 'compose') {
+    const { services, secrets } = it.compose
+    const orders = services.orders as (typeof services)[string]
+    if (edit.role) services[edit.role] = { ...orders, environment: { ...orders.environment, ROLE: edit.role } }
+    if (edit.env) orders.environment = { ...orders.environment, [edit.env]: '1' }
+    if (edit.secret) {
+      secrets[edit.secret[0]] = { file: `/run/bodega/${edit.secret[0]}` }
+      orders.secrets?.push({ source: edit.secret[0], target: `/secrets/${edit.secret[1]}` })
+    }
+    return it
+  }
+  const { object, pod } = pods(it[target]).find(({ part }) => part === 'orders') as ReturnType<typeof pods>[number]
+  const container = pod.containers[0] as (typeof pod.containers)[number]
+  if (edit.env) container.env?.push({ name: edit.env, value: '1' })
+  if (edit.secret)
+    pod.volumes
+      ?.find(({ name }) => name === 'secrets')
+      ?.projected?.sources[1]?.secret?.items?.push({ key: edit.secret[0], path: edit.secret[1] })
+  if (edit.role) {
+    const role = JSON.parse(JSON.stringify(object).replaceAll('"orders"', JSON.stringify(edit.role)))
+    it[target].push(role)
+  }
+  return it
+}
+
+for (const target of targets) {
+  const others = targets.filter((other) => other !== target).join(' and ')
+
+  parity(`a role in ${target} alone → the fault names it, and where it is missing`, (t) => {
+    const found = faults(copy(target, { role: 'returns' }), 'prod')
+    t.is(found[0], `returns: missing in ${others}, there in ${target}`)
+    t.is(found[1], `returns: a role in ${target}; src/roles.ts has none of that name`)
+    t.true(found.some((fault) => /^returns: .* is not its own \(secrets\/template\.yaml\)$/.test(fault)))
+  })
+
+  parity(`a role of the code that ${target} does not run → the fault names it`, (t) => {
+    const it = structuredClone(rendered.prod)
+    if (target === 'compose') delete it.compose.services.orders
+    else it[target] = it[target].filter((object) => !pods([object]).some(({ part }) => part === 'orders'))
+    const found = faults(it, 'prod')
+    t.true(found.includes(`orders: missing in ${target}, there in ${others}`), found.join('\n'))
+    t.true(found.includes(`orders: missing in ${target}; src/roles.ts has it`))
+  })
+
+  parity(
+    `an environment key in ${target} alone → the fault names it; and one that the role does not know, again`,
+    (t) => {
+      t.deepEqual(faults(copy(target, { env: 'CONN_TIMEOUT' }), 'prod'), [
+        `orders: env CONN_TIMEOUT: missing in ${others}, 1 in ${target}`,
+      ])
+      t.deepEqual(faults(copy(target, { env: 'MAIL_FROM' }), 'prod'), [
+        `orders: env MAIL_FROM: missing in ${others}, 1 in ${target}`,
+        `orders: env MAIL_FROM in ${target} is no setting of orders (src/platform/config.ts)`,
+      ])
+    },
+  )
+
+  parity(`a secret in ${target} alone → the fault names it, and that the template gives it to others`, (t) => {
+    t.deepEqual(faults(copy(target, { secret: ['SMTP_URL', 'SMTP_URL'] }), 'prod'), [
+      `orders: secret /secrets/SMTP_URL: missing in ${others}, bodega/SMTP_URL in ${target}`,
+      `orders: bodega/SMTP_URL at /secrets/SMTP_URL in ${target} is not its own (secrets/template.yaml)`,
+    ])
+  })
+
+  parity(`each compared field of each part, changed in ${target} → the comparison fails every time`, (t) => {
+    const { prod, dev } = { prod: toModels(rendered.prod), dev: toModels(rendered.dev) }
+    // What both forms have is changed in the one with more of it.
+    const parts = {
+      prod: Object.keys(prod.helm),
+      dev: Object.keys(dev.helm).filter((part) => !prod.helm[part]),
+    }
+    const missed: string[] = []
+    let count = 0
+    for (const form of forms)
+      for (const { name, apply } of mutations(rendered[form], target, parts[form])) {
+        const changed = { ...rendered[form], [target]: structuredClone(rendered[form][target]) }
+        apply(changed)
+        count += 1
+        if (faults(changed, form).length === 0) missed.push(name)
+      }
+    t.log(`${count - missed.length} of ${count} changes in ${target} caught`)
+    t.deepEqual(missed, [])
+    t.true(count > 500, `only ${count} changes were made`)
+  })
+}
