@@ -6,10 +6,28 @@ const servers = ['edge', 'postgres', 'nats', 'objectstore']
 /** Where the three targets differ, and why. Nothing else may, and these only as they are written here. */
 export const differences: readonly Difference[] = [
   {
-    field: /^env (DATABASE_URL|NATS_BROKER_URL|S3_URL|[A-Z]+_UPSTREAM)$/,
-    cluster: (compose) => compose.replace(/^(\w+:\/\/)?/, '$1bodega-'),
+    field: /^env (DATABASE_URL|NATS_BROKER_URL|S3_URL)$/,
+    cluster: (compose) => compose.replace('://', '://bodega-'),
     reason: 'A namespace may hold more than one shop, so its Services carry the name.',
   },
+  ...Object.entries({ auth: '3001', products: '3002', orders: '3003', notifications: '3004' }).flatMap(([role, port]) =>
+    [
+      {
+        parts: ['edge'],
+        field: `env ${role.toUpperCase()}_UPSTREAM`,
+        compose: `${role}:${port}`,
+        cluster: `bodega-${role}:3000`,
+      },
+      { parts: [role], field: 'env LISTEN_PORT', compose: port, cluster: null },
+      { parts: [role], field: `port ${port}`, compose: 'tcp', cluster: null },
+      { parts: [role], field: 'port 3000', compose: null, cluster: 'tcp' },
+      { parts: [role], field: 'probe ready', compose: `http :${port}/readyz`, cluster: 'http :3000/readyz' },
+    ].map((difference) => ({
+      ...difference,
+      reason:
+        'Docker gives the address of a container that went to the next one, maybe of another role; ports tell them apart.',
+    })),
+  ),
   {
     field: /^probe (start|start timeout|live|ready every|ready timeout|ready failures)$/,
     compose: null,

@@ -51,9 +51,10 @@ const imageUser = (stage: string) =>
     ?.match(/^USER (\S+)/m)?.[1]
 
 /** Docker has one check: it asks what readiness asks in a cluster, as often as liveness does there. */
-function composeProbe({ healthcheck: check }: Service) {
+function composeProbe({ healthcheck: check, environment }: Service) {
   if (!check) return {}
-  const url = check.test.join(' ').match(/http:\/\/127\.0\.0\.1(:\d+\/[^\s']*)/)?.[1]
+  const words = check.test.join(' ').replace("' + process.env.LISTEN_PORT + '", `${environment?.LISTEN_PORT}`)
+  const url = words.match(/http:\/\/127\.0\.0\.1(:\d+\/[^\s']*)/)?.[1]
   return {
     'probe ready': url ? `http ${url}` : list(check.test.slice(1)),
     'probe start every': seconds(check.start_interval),

@@ -138,7 +138,8 @@ function checks(part: string, { healthcheck }: Service): Mutation[] {
       test[at] = (test[at] as string).replace(from, to)
     },
   })
-  if (url >= 0) return [replace(url, /127\.0\.0\.1:\d+/, '127.0.0.1:1'), replace(url, /(:\d+\/)/, '$1other')]
+  if (url >= 0)
+    return [replace(url, /127\.0\.0\.1:/, '127.0.0.1:1'), replace(url, /(readyz|healthz?|live|1080\/)/, '$1other')]
   return words.flatMap((_, at) => (at > 0 ? [replace(at, /$/, 'x')] : []))
 }
 
