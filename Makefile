@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test bench
+.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test parity bench
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,7 +120,11 @@ format: node_modules/.package-lock.json ## Bring the code into its format
 test: node_modules/.package-lock.json ## Test on real parts (ARGS="test/auth/*.test.ts --match '*refresh*'")
 	@npm run -s test -- $(ARGS)
 
-e2e: e2e-compose e2e-cluster ## Test the shop as it ships, on a real Docker and a real Kubernetes
+e2e: parity e2e-compose e2e-cluster ## Test the shop as it ships, on a real Docker and a real Kubernetes
+
+parity: node_modules/.package-lock.json ## Render Compose, Kustomize and Helm, and hold them equal (PART=orders shows its values)
+	@$(node) test/packaging/table.ts $(PART)
+	@$(node) node_modules/.bin/ava test/packaging/parity.test.ts
 
 e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults, scaling, rotation, backup, upgrade (ARGS=)
 	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/!(cluster|helm|operator)*.test.ts')
