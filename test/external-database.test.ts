@@ -7,6 +7,7 @@ import { generatedSecrets } from '../src/embedded/secrets.ts'
 import { openShop } from './support/shop.ts'
 
 test('a database whose administrator ran the SQL of docs/database.md → migrate needs no right to create roles', async (t) => {
+  t.timeout(180_000)
   const dir = mkdtempSync(join(tmpdir(), 'external-'))
   t.teardown(() => rmSync(dir, { recursive: true, force: true }))
   const { passwords } = await generatedSecrets(join(dir, 'secrets'))
