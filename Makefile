@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test parity bench
+.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test parity bench version
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,6 +134,9 @@ e2e-cluster: node_modules/.package-lock.json ## Test on the cluster of kubectl's
 
 bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
 	@$(node) bench/run.ts $(ARGS)
+
+version: node_modules/.package-lock.json ## Write the version wherever it stands (V=1.4.0)
+	@$(node) scripts/version.ts "$(V)"
 
 routes: node_modules/.package-lock.json ## Write routes.conf and openapi.json from the route table
 	@$(node) src/commands.ts routes
