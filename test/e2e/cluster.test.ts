@@ -351,7 +351,7 @@ test('delete -k, then apply -k → the data volumes stayed, and the shop has its
 /** Of each table that a backup keeps, its rows in any order. */
 const contents = async () =>
   (
-    await cluster.sql(`select format('select %L, count(*), coalesce(md5(string_agg(md5(t::text),  order by md5(t::text))), ) from %I.%I t',
+    await cluster.sql(`select format('select %L, count(*), md5(string_agg(md5(t::text), $$$$ order by md5(t::text))) from %I.%I t',
     schemaname || '.' || tablename, schemaname, tablename)
     from pg_tables where schemaname in ('auth', 'products', 'orders') and tablename <> 'outbox' \\gexec`)
   ).sort()
