@@ -9,11 +9,13 @@ mkdir -p "$out/tmp" "$out/cache" "$out/access"
 cp "$source/routes.conf" "$source/problems.conf" "$out/"
 cp "$source/access/"*.conf "$out/access/"
 
-fail() { printf 'edge: %s\n' "$*" >&2; exit 78; }
+# All faults are said before it ends for them.
+faulty=''
+fault() { printf 'edge: %s\n' "$*" >&2; faulty=yes; }
 
 # upstream NAME ADDRESS: the address is fixed, or looked up again as its DNS record changes where EDGE_RESOLVER is set.
 upstream() {
-  [ -n "$2" ] || fail "$(printf %s "$1" | tr '[:lower:]' '[:upper:]')_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
+  [ -n "$2" ] || fault "$(printf %s "$1" | tr '[:lower:]' '[:upper:]')_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
   # A replica that breaks connections is left alone for as long as its DNS record may outlive it. Three of them: after a
   # single one, a replica that only hiccups would leave a request whose other replica has just gone with none at all.
   printf 'upstream %s { zone %s 128k; server %s%s max_fails=3 fail_timeout=2s; keepalive 64; keepalive_requests 100000; }\n' \
@@ -24,14 +26,14 @@ upstream() {
 domain='' ipv6=off
 if [ "${EDGE_RESOLVER:-}" = system ]; then
   EDGE_RESOLVER=$(awk '$1 == "nameserver" { print $2; exit }' /etc/resolv.conf)
-  [ -n "$EDGE_RESOLVER" ] || fail 'EDGE_RESOLVER is system, and /etc/resolv.conf names no server'
+  [ -n "$EDGE_RESOLVER" ] || fault 'EDGE_RESOLVER is system, and /etc/resolv.conf names no server'
   domain=$(awk '$1 == "search" { print $2; exit }' /etc/resolv.conf)
   case $EDGE_RESOLVER in *:*) EDGE_RESOLVER="[$EDGE_RESOLVER]" ipv6=on ;; esac
 fi
 # full HOST:PORT
 full() { case ${1%:*} in '' | *.* | *:*) printf %s "$1" ;; *) printf %s "${1%:*}${domain:+.$domain}:${1##*:}" ;; esac; }
 
-case ${PRODUCT_READ:=public} in public | user) ;; *) fail "PRODUCT_READ is $PRODUCT_READ, and must be public or user" ;; esac
+case ${PRODUCT_READ:=public} in public | user) ;; *) fault "PRODUCT_READ is $PRODUCT_READ, and must be public or user" ;; esac
 
 {
   [ -z "${EDGE_RESOLVER:-}" ] || printf 'resolver %s valid=2s ipv6=%s;\n' "$EDGE_RESOLVER" "$ipv6"
@@ -52,10 +54,10 @@ certificate=${SECRETS_DIR:-/secrets}/TLS_CERT
 key=${SECRETS_DIR:-/secrets}/TLS_KEY
 if [ -s "$certificate" ] || [ -s "$key" ]; then
   for file in "$certificate" "$key"; do
-    [ -s "$file" ] || fail "$file is missing or empty: TLS_CERT and TLS_KEY come together"
-    [ -r "$file" ] || fail "$file cannot be read; give it mode 0444, in a directory that only its owner enters"
+    [ -s "$file" ] || fault "$file is missing or empty: TLS_CERT and TLS_KEY come together"
+    [ -r "$file" ] || fault "$file cannot be read; give it mode 0444, in a directory that only its owner enters"
   done
-  [ -n "${PUBLIC_URL:-}" ] || fail "PUBLIC_URL is missing: where the redirect to TLS leads. Example: https://shop.example.org"
+  [ -n "${PUBLIC_URL:-}" ] || fault "PUBLIC_URL is missing: where the redirect to TLS leads. Example: https://shop.example.org"
   cat >"$out/listen.conf" <<END
 listen ${EDGE_TLS_LISTEN:-8443} ssl;
 http2 on;
@@ -81,6 +83,8 @@ else
   printf 'listen %s;\n' "${EDGE_LISTEN:-8080}" >"$out/listen.conf"
   : >"$out/redirect.conf"
 fi
+
+[ -z "$faulty" ] || exit 78
 
 quoted() { printf '%s' "$1" | sed 's/[\\|&]/\\&/g'; }
 sed -e "s|\${EDGE_SOURCE}|$(quoted "$source")|g" \
