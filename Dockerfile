@@ -9,7 +9,8 @@ FROM --platform=$BUILDPLATFORM ${NODE_IMAGE} AS dependencies
 ARG TARGETARCH
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-RUN npm ci --omit=dev --omit=peer --ignore-scripts --no-audit --no-fund --cpu="$(echo "$TARGETARCH" | sed s/amd64/x64/)" \
+RUN npm ci --omit=dev --omit=peer --ignore-scripts --no-audit --no-fund \
+      --cpu="$([ "$TARGETARCH" = amd64 ] && echo x64 || echo "$TARGETARCH")" \
  && find node_modules -type f \( -name '*.d.ts' -o -name '*.d.cts' -o -name '*.d.mts' -o -name '*.map' -o -iname 'readme*' -o -iname 'changelog*' \) -delete \
  && find node_modules -type d \( -name test -o -name tests -o -name docs -o -name example -o -name examples \) -prune -exec rm -rf {} + \
  && rm -rf node_modules/zod/src node_modules/typescript node_modules/@typescript
@@ -20,7 +21,7 @@ WORKDIR /docs
 COPY package-lock.json .npmrc ./
 RUN version=$(node -p "require('./package-lock.json').packages['node_modules/swagger-ui-dist'].version") \
  && rm package-lock.json && npm pack --silent "swagger-ui-dist@$version" \
- && tar -xzf ./*.tgz --strip-components=1 package/swagger-ui.css package/swagger-ui-bundle.js package/LICENSE && rm ./*.tgz
+ && tar -xzf ./*.tgz --strip-components=1 package/swagger-ui.css package/swagger-ui-bundle.js package/LICENSE && rm ./*.tgz .npmrc
 
 FROM ${NODE_IMAGE} AS app
 # Nothing at run time installs anything.

@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test parity bench version
+.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test parity sbom bench version
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -131,6 +131,9 @@ e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults
 
 e2e-cluster: node_modules/.package-lock.json ## Test on the cluster of kubectl's context (BODEGA_E2E_LOAD="kind load docker-image")
 	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/@(cluster|helm|operator)*.test.ts')
+
+sbom: node_modules/.package-lock.json ## Write what the application is made of, as CycloneDX (FILE=bodega.cdx.json)
+	@npx --yes @cyclonedx/cyclonedx-npm@6.0.1 --omit dev --output-file "$(or $(FILE),bodega.cdx.json)"
 
 bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
 	@$(node) bench/run.ts $(ARGS)
