@@ -122,9 +122,9 @@ test: node_modules/.package-lock.json ## Test on real parts (ARGS="test/auth/*.t
 
 e2e: parity e2e-compose e2e-cluster ## Test the shop as it ships, on a real Docker and a real Kubernetes
 
-parity: node_modules/.package-lock.json ## Render Compose, Kustomize and Helm, and hold them equal (PART=orders shows its values)
+parity: node_modules/.package-lock.json ## Render the three targets in every form, and hold them equal (PART=orders shows its values)
 	@$(node) test/packaging/table.ts $(PART)
-	@$(node) node_modules/.bin/ava test/packaging/parity.test.ts
+	@COMBINATIONS=all $(node) node_modules/.bin/ava test/packaging/parity.test.ts test/packaging/policies.test.ts test/packaging/kustomize.test.ts
 
 e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults, scaling, rotation, backup, upgrade (ARGS=)
 	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/!(cluster|helm|operator)*.test.ts')

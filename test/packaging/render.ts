@@ -140,6 +140,8 @@ const asked = {
   helm: ['version'],
   kubeconform: ['-v'],
   'kube-score': ['version'],
+  // With pip, which brings the schemas of Kubernetes.
+  python3: ['-m', 'pip', '--version'],
 }
 export type Tool = keyof typeof asked
 /** Those of the tools that do not answer on this machine. */
