@@ -67,6 +67,10 @@ function roleFaults(target: Target, model: Model): string[] {
     ...roleNames
       .filter((role) => model[role]?.['env ROLE'] !== role)
       .map((role) => `${role}: missing in ${target}; src/roles.ts has it`),
+    ...roleNames
+      .map((role) => `${role.toUpperCase()}_UPSTREAM`)
+      .filter((name) => !model.edge?.[`env ${name}`])
+      .map((name) => `edge: env ${name} is missing in ${target}; src/roles.ts has that role`),
     ...Object.entries(model)
       .filter(([part, fields]) => fields['env ROLE'] && part !== 'seed' && !(roleNames as string[]).includes(part))
       .map(([part]) => `${part}: a role in ${target}; src/roles.ts has none of that name`),

@@ -48,7 +48,8 @@ const imageUser = (stage: string) =>
   dockerfile
     .split(/^FROM /m)
     .find((text) => text.split('\n')[0]?.endsWith(` AS ${stage}`))
-    ?.match(/^USER (\S+)/m)?.[1]
+    ?.match(/(?<=^USER )\S+/gm)
+    ?.at(-1)
 
 /** Docker has one check: it asks what readiness asks in a cluster, as often as liveness does there. */
 function composeProbe({ healthcheck: check, environment }: Service) {

@@ -1,8 +1,9 @@
 import test from 'ava'
+import { roles } from '../../src/roles.ts'
 import { faults } from './faults.ts'
 import { pods, toModels } from './model.ts'
 import { mutations } from './mutations.ts'
-import { type Form, forms, lacking, type Rendered, render, type Target, targets } from './render.ts'
+import { clusters, type Form, forms, lacking, type Rendered, render, type Target, targets } from './render.ts'
 
 const missing = await lacking('docker', 'kubectl', 'helm')
 if (missing.length > 0) process.stderr.write(`skipped in test/packaging, do not answer: ${missing.join(', ')}\n`)
@@ -17,6 +18,16 @@ for (const form of forms)
       t.deepEqual(faults(rendered[form], form), [])
     },
   )
+
+for (const target of clusters)
+  parity(`each role and the edge, rendered for prod by ${target} → an autoscaler and a budget for each`, (t) => {
+    for (const kind of ['HorizontalPodAutoscaler', 'PodDisruptionBudget'])
+      for (const part of [...Object.keys(roles), 'edge'])
+        t.true(
+          rendered.prod[target].some((object) => object.kind === kind && object.metadata.name === `bodega-${part}`),
+          `${part} has no ${kind} in ${target}`,
+        )
+  })
 
 /** A copy in which one target's orders, or what is made of it, is other than in the rest. */
 function copy(target: Target, edit: { role?: string; env?: string; secret?: [key: string, path: string] }): Rendered {
