@@ -124,7 +124,7 @@ e2e: parity e2e-compose e2e-cluster ## Test the shop as it ships, on a real Dock
 
 parity: node_modules/.package-lock.json ## Render the three targets in every form, and hold them equal (PART=orders shows its values)
 	@$(node) test/packaging/table.ts $(PART)
-	@COMBINATIONS=all $(node) node_modules/.bin/ava test/packaging/parity.test.ts test/packaging/policies.test.ts test/packaging/kustomize.test.ts
+	@COMBINATIONS=all $(node) test/run.ts --e2e 'test/packaging/@(parity|policies|kustomize|helm).test.ts'
 
 e2e-compose: node_modules/.package-lock.json ## Test Compose: both forms, faults, scaling, rotation, backup, upgrade (ARGS=)
 	@$(node) test/run.ts --e2e $(or $(ARGS),'test/e2e/!(cluster|helm|operator)*.test.ts')
