@@ -42,8 +42,7 @@ const starting = (fields: Fields, word: string) =>
   )
 
 /** Everything that is wrong with what was rendered, one line for each fault. */
-export function faults(rendered: Rendered, form: Form): string[] {
-  const models = toModels(rendered)
+export function faults(rendered: Rendered, form: Form, models = toModels(rendered)): string[] {
   const compared = rows(models, form, differences)
   const used = new Set(compared.map(({ difference }) => difference))
   return [

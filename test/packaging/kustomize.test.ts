@@ -1,12 +1,9 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join, relative } from 'node:path'
 import test from 'ava'
 import { run } from '../e2e/host.ts'
 import { type Exception, exceptions } from './exceptions.ts'
 import { pods } from './model.ts'
 import { kubernetesSchemas } from './python.ts'
-import { lacking, manifests, output, root, type Tool } from './render.ts'
+import { type Choice, lacking, manifests, output, overlay, type Tool } from './render.ts'
 
 const missing = await lacking('kubectl', 'kubeconform', 'kube-score', 'python3')
 if (missing.length > 0) process.stderr.write(`skipped in test/packaging, do not answer: ${missing.join(', ')}\n`)
@@ -14,22 +11,24 @@ const testWith = (...tools: Tool[]) => (missing.some((tool) => tools.includes(to
 
 const overlays = ['dev', 'prod', 'prod-standalone'].map((name) => `kustomize/overlays/${name}`)
 
-interface Choice {
-  components: string[]
-  /** Lines of its ConfigMaps, for a part that runs elsewhere. */
-  parts?: string[]
-  settings?: string[]
-}
 const none: Choice = { components: [] }
 const component = (...components: string[]): Choice => ({ components })
 const choices: Choice[][] = [
-  [component('postgres'), component('pgo'), { ...none, parts: ['DATABASE_URL=postgres://db.example.org:5432/bodega'] }],
+  [
+    component('postgres'),
+    component('pgo'),
+    { ...component('elsewhere/postgres'), parts: ['DATABASE_URL=postgres://db.example.org:5432/bodega'] },
+  ],
   [
     component('nats'),
     component('nats', 'nats-cluster'),
-    { ...none, parts: ['NATS_BROKER_URL=tls://nats.example.org:4222', 'NATS_REPLICAS=3'] },
+    { ...component('elsewhere/nats'), parts: ['NATS_BROKER_URL=tls://nats.example.org:4222', 'NATS_REPLICAS=3'] },
   ],
-  [component('objectstore'), component('objectstore-minio'), { ...none, settings: ['S3_URL=https://s3.example.org'] }],
+  [
+    component('objectstore'),
+    component('objectstore-minio'),
+    { ...component('elsewhere/objectstore'), settings: ['S3_URL=https://s3.example.org'] },
+  ],
   [component('ingress'), component('gateway'), component('node-port'), none],
   [component('hpa'), none],
   [component('monitoring'), none],
@@ -52,34 +51,12 @@ const combinations = all.filter((_, i) => isWhole || i % 4 === (Math.floor(i / 4
 
 /** Every combination as an overlay of its own, built by kubectl; three at a time. */
 async function build(): Promise<string[]> {
-  const dir = mkdtempSync(join(tmpdir(), 'bodega-overlays-'))
   const texts: string[] = []
   const rest = combinations.entries()
   const work = async () => {
-    for (const [i, { components, parts = [], settings = [] }] of rest) {
-      const overlay = join(dir, `${i}`)
-      const merge = (name: string, literals: string[]) =>
-        literals.length ? [{ name, behavior: 'merge', literals }] : []
-      // A budget names a server of the bus that is there.
-      const whole = components.includes('nats-cluster') ? [...components, 'pdb'] : components
-      const kustomization = {
-        apiVersion: 'kustomize.config.k8s.io/v1beta1',
-        kind: 'Kustomization',
-        resources: [relative(overlay, join(root, 'kustomize/base'))],
-        components: whole.map((name) => relative(overlay, join(root, 'kustomize/components', name))),
-        configMapGenerator: [...merge('bodega-parts', parts), ...merge('bodega-settings', settings)],
-        images: [{ name: 'minio', newName: 'registry.example.org/minio', newTag: '1' }],
-      }
-      mkdirSync(overlay)
-      writeFileSync(join(overlay, 'kustomization.yaml'), JSON.stringify(kustomization))
-      texts[i] = await output('kubectl', ['kustomize', overlay])
-    }
+    for (const [i, choice] of rest) texts[i] = await overlay(choice)
   }
-  try {
-    await Promise.all([work(), work(), work()])
-  } finally {
-    rmSync(dir, { recursive: true })
-  }
+  await Promise.all([work(), work(), work()])
   return texts
 }
 let once: Promise<string[]> | undefined
@@ -87,20 +64,20 @@ const built = () => {
   once ??= build()
   return once
 }
-const shipped = () => Promise.all(overlays.map((overlay) => output('kubectl', ['kustomize', overlay])))
+const shipped = () => Promise.all(overlays.map((folder) => output('kubectl', ['kustomize', folder])))
 const separate = (texts: string[]) => [
   ...new Set(texts.flatMap((text) => text.split(/^---$/m)).map((one) => one.trim())),
 ]
 
 testWith('kubectl')('each overlay, built twice → the same bytes', async (t) => {
-  for (const overlay of overlays)
-    t.is(await output('kubectl', ['kustomize', overlay]), await output('kubectl', ['kustomize', overlay]), overlay)
+  for (const folder of overlays)
+    t.is(await output('kubectl', ['kustomize', folder]), await output('kubectl', ['kustomize', folder]), folder)
 })
 
 testWith('kubectl')(
   'the combinations of components → build; each object once, no replicas but those of what is counted',
   async (t) => {
-    t.timeout(600_000)
+    t.timeout(1_800_000)
     t.is(combinations.length, isWhole ? 432 : 108)
     for (const text of await built()) {
       const objects = manifests(text)
@@ -116,7 +93,7 @@ testWith('kubectl')(
 testWith('kubectl')(
   'every pod of every overlay and combination → by the rules of Pod Security restricted; a fixed tag, taken where it is',
   async (t) => {
-    t.timeout(600_000)
+    t.timeout(1_800_000)
     const texts = [...(await built()), ...(await shipped())]
     const broken = new Set<string>()
     let count = 0
@@ -157,7 +134,7 @@ testWith(
   'kubeconform',
   'python3',
 )('all of them → valid for every Kubernetes from 1.30 on', async (t) => {
-  t.timeout(600_000)
+  t.timeout(1_800_000)
   const { versions, location } = await kubernetesSchemas('1.30')
   const texts = [...(await built()), ...(await shipped())]
   const input = separate(texts).join('\n---\n')
@@ -191,7 +168,7 @@ const own: Exception[] = [
 testWith('kubectl', 'kube-score')(
   'every combination that production has → kube-score finds nothing but the exceptions',
   async (t) => {
-    t.timeout(600_000)
+    t.timeout(1_800_000)
     const production = (await built()).filter((_, i) =>
       ['nats-cluster', 'hpa'].every((name) => combinations[i]?.components.includes(name)),
     )

@@ -186,11 +186,15 @@ function cluster(objects: Manifest[]): Model {
   return model
 }
 
-export const toModels = ({ compose, kustomize, helm }: Rendered): Models => ({
-  compose: Object.fromEntries(Object.entries(compose.services).map(([name, part]) => [name, service(compose, part)])),
-  kustomize: cluster(kustomize),
-  helm: cluster(helm),
-})
+export const toModel = (target: Target, rendered: Rendered): Model =>
+  target === 'compose'
+    ? Object.fromEntries(
+        Object.entries(rendered.compose.services).map(([name, part]) => [name, service(rendered.compose, part)]),
+      )
+    : cluster(rendered[target])
+
+export const toModels = (rendered: Rendered) =>
+  Object.fromEntries(targets.map((target) => [target, toModel(target, rendered)])) as Models
 
 /** A difference that has a reason. It holds only as it is written here: any other value is a fault again. */
 export interface Difference {

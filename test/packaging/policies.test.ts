@@ -1,12 +1,24 @@
 import test from 'ava'
 import { allowed, hasEnds, policiesOf, used } from './arrows.ts'
-import { helm, kustomize, lacking, type Manifest, type Tool } from './render.ts'
+import { helm, kustomize, lacking, type Manifest, manifests, overlay, type Tool } from './render.ts'
 
 const elsewhere = ['25', '465', '587', '2525'].map((port) => `outside:${port}`)
 const policies = ['--set', 'networkPolicy.enabled=true']
 const forms: { name: string; tool: Tool; smtp?: string[]; render(): Promise<Manifest[]> }[] = [
   { name: 'overlays/prod-standalone', tool: 'kubectl', render: () => kustomize('kustomize/overlays/prod-standalone') },
   { name: 'overlays/prod', tool: 'kubectl', render: () => kustomize('kustomize/overlays/prod') },
+  {
+    name: 'an overlay with all parts elsewhere',
+    tool: 'kubectl',
+    render: async () =>
+      manifests(
+        await overlay({
+          components: ['network-policy', 'elsewhere/postgres', 'elsewhere/nats', 'elsewhere/objectstore'],
+          parts: ['DATABASE_URL=postgres://db.example.org:5432/bodega', 'NATS_BROKER_URL=tls://nats.example.org:4222'],
+          settings: ['S3_URL=https://s3.example.org'],
+        }),
+      ),
+  },
   {
     name: 'the chart with values-prod.yaml',
     tool: 'helm',

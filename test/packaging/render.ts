@@ -1,5 +1,7 @@
 import { execFile } from 'node:child_process'
-import { join } from 'node:path'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
 import { promisify } from 'node:util'
 import { parseAllDocuments } from 'yaml'
 
@@ -167,6 +169,34 @@ export const manifests = (text: string): Manifest[] =>
     .flatMap((manifest) => (manifest?.kind === 'List' ? (manifest.items ?? []) : (manifest ?? [])))
 
 export const kustomize = async (folder: string) => manifests(await output('kubectl', ['kustomize', folder]))
+
+export interface Choice {
+  components: string[]
+  /** Lines of its ConfigMaps, for a part that runs elsewhere. */
+  parts?: string[]
+  settings?: string[]
+}
+/** What kubectl makes of the base with these components, in an overlay of its own. */
+export async function overlay({ components, parts = [], settings = [] }: Choice): Promise<string> {
+  const dir = mkdtempSync(join(tmpdir(), 'bodega-overlay-'))
+  const merge = (name: string, literals: string[]) => (literals.length ? [{ name, behavior: 'merge', literals }] : [])
+  // A budget names a server of the bus that is there.
+  const whole = components.includes('nats-cluster') ? [...components, 'pdb'] : components
+  const kustomization = {
+    apiVersion: 'kustomize.config.k8s.io/v1beta1',
+    kind: 'Kustomization',
+    resources: [relative(dir, join(root, 'kustomize/base'))],
+    components: whole.map((name) => relative(dir, join(root, 'kustomize/components', name))),
+    configMapGenerator: [...merge('bodega-parts', parts), ...merge('bodega-settings', settings)],
+    images: [{ name: 'minio', newName: 'registry.example.org/minio', newTag: '1' }],
+  }
+  writeFileSync(join(dir, 'kustomization.yaml'), JSON.stringify(kustomization))
+  try {
+    return await output('kubectl', ['kustomize', dir])
+  } finally {
+    rmSync(dir, { recursive: true })
+  }
+}
 
 export const helm = async (...args: string[]) =>
   manifests(await output('helm', ['template', 'bodega', 'helm/bodega', '--namespace', 'bodega', ...args]))
