@@ -5,8 +5,8 @@ import test from 'ava'
 import { query } from '../../src/embedded/postgres.ts'
 import { findSeaweedfs } from '../../src/embedded/programs.ts'
 import { type Seaweedfs, startSeaweedfs } from '../../src/embedded/seaweedfs.ts'
-import { jpeg } from '../objects/corpus.ts'
 import { eventually, openShop, type TestShop, type TestUser } from '../support/shop.ts'
+import { jpeg } from './corpus.ts'
 
 let s3: Seaweedfs
 let shop: TestShop
