@@ -91,7 +91,7 @@ else
   say "nothing of the shop that mounts them runs in $space yet: nothing to restart"
 fi
 if [ -n "$before" ] && grep -qx migrate <<<"$users"; then
-  say "next: run the migrate Job again, it makes changed logins (make deploy ENV=$env); until then the pods that run go on with the old ones"
+  say "next: run the migrate Job again, it makes changed logins (make deploy ENV=$env; with the chart: docs/kubernetes.md); until then the pods that run go on with the old ones"
 fi
 if grep -qx POSTGRES_PASSWORD <<<"$changed" && [ -n "$before" ]; then
   say "next: the database server reads POSTGRES_PASSWORD only when its volume is empty: alter role postgres password '…' there"

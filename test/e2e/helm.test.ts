@@ -187,6 +187,26 @@ test('an upgrade whose new role never becomes ready → Helm takes it back by it
   t.deepEqual(await market.lost(cluster.sql), { lost: [], oversold: [] })
 })
 
+test('new keys and logins by secrets-apply under load, and migrate again → no failed request, and Helm leaves the restart alone', async (t) => {
+  t.timeout(500_000)
+  const logins = () => cluster.sql(`select distinct usename from pg_stat_activity where usename like 'orders\\_%'`)
+  t.deepEqual(await logins(), ['orders_a'])
+  const load = await market.during(async () => {
+    await cluster.make(['secrets-rotate', 'WHAT=jwt database'])
+    await cluster.make(['secrets-apply'])
+    await cluster.k(['delete', 'job', '-l', 'app.kubernetes.io/component=migrate'])
+    await release('upgrade', version, ['--wait', '--timeout', '5m'])
+    await cluster.settled()
+    await cluster.quiet()
+  })
+  t.log(`${load.requests} requests, ${load.failures.length} failed`)
+  t.deepEqual(load.failures, [])
+  t.deepEqual(await logins(), ['orders_b'])
+  const before = await pods()
+  await release('upgrade', version, ['--wait'])
+  t.deepEqual(await pods(), before)
+})
+
 test('helm uninstall → the volumes stay, and another install finds the data', async (t) => {
   t.timeout(400_000)
   const claims = async () =>
