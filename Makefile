@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import job migrate policy routes check lint format test parity sbom bench version
+.PHONY: help demo demo-reset tour admin import job dlq migrate policy routes check lint format test parity sbom bench version
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ import: node_modules/.package-lock.json ## Load products from CSV or JSON lines 
 
 job: node_modules/.package-lock.json ## Run a scheduled job now (NAME=expire-orders)
 	@$(call as,notifications) job "$(NAME)"
+
+dlq: node_modules/.package-lock.json ## Show what was given up (SHOW=7), send it once more or forget it (REPLAY=7 or all, DROP=7)
+	@$(if $(TARGET),bash scripts/dlq.sh,$(call as,migrate) dlq) $(if $(SHOW),show "$(SHOW)")$(if $(REPLAY),replay "$(REPLAY)")$(if $(DROP),drop "$(DROP)")
 
 migrate: node_modules/.package-lock.json ## Bring database and streams up to date
 	@SECRETS_DIR="$(SECRETS)/migrate" $(node) src/main.ts migrate

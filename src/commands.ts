@@ -5,7 +5,7 @@ import { permissions, type TableRow, userRoles } from './platform/routes.ts'
 
 interface Command {
   help: string
-  run(argument: string | undefined): Promise<void>
+  run(...args: (string | undefined)[]): Promise<void>
 }
 
 /** What an operator does by command; each reads the settings of the role whose work it is. */
@@ -25,6 +25,11 @@ const commands: Record<string, Command> = {
   job: {
     help: 'job NAME         run one scheduled job now',
     run: async (name) => (await import('./notifications/commands.ts')).runJob(name, process.env),
+  },
+  dlq: {
+    help: 'dlq              list dead letters; show NUMBER, replay NUMBER|all, drop NUMBER|all',
+    run: async (verb, which) =>
+      (await import('./platform/dead-letters.ts')).runDeadLetters(process.env, verb || undefined, which),
   },
   'objects-export': {
     help: 'objects-export   write all pictures to standard output, as a tar',
@@ -81,14 +86,14 @@ async function writeRoutes() {
 if (import.meta.main) {
   // A reader that has seen enough, such as `head`, is no fault.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
-  const [name = '', argument] = process.argv.slice(2)
+  const [name = '', ...args] = process.argv.slice(2)
   try {
     const command = commands[name]
     if (!command) {
       const menu = Object.values(commands).map((c) => c.help)
       throw new ConfigError('the command line', [`${name || 'nothing'} is not a command; there are:`, ...menu])
     }
-    await command.run(argument)
+    await command.run(...args)
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     process.stderr.write(`${error.message}\n`)

@@ -5,6 +5,7 @@ import {
   connect,
   type DiscardPolicy,
   type JsMsg,
+  type MsgHdrs,
   type NatsConnection,
   nanos,
   RetentionPolicy,
@@ -140,6 +141,10 @@ export interface Message {
   working(): void
 }
 
+/** The id of a message's event: replayed from the dead letters it is the first one's, and the stream has another. */
+export const idOf = (headers: MsgHdrs | undefined, seq: number) =>
+  headers?.get('Event-Id') || headers?.get('Nats-Msg-Id') || `${stream}:${seq}`
+
 /** Thrown by a handler whose message can never succeed: it is terminated, and its reason goes to the dead letters. */
 export class Permanent extends Error {
   override name = 'Permanent'
@@ -164,8 +169,8 @@ const handled = new Counter({
 
 /**
  * Takes messages of a durable consumer, `concurrency` at a time, until closed. Each ends in exactly one of ack,
- * nak(delay) when the handler throws (NotYet says which), or term when it throws Permanent. Closing waits for those in
- * hand.
+ * nak(delay) when the handler throws (NotYet says which), or term when it throws Permanent or the message was delivered
+ * as often as it may be. Closing waits for those in hand.
  */
 export function consume(
   bus: Bus,
@@ -176,8 +181,8 @@ export function consume(
   const inHand = new Set<Promise<void>>()
   measureLag(bus, durable)
 
-  const end = async (m: JsMsg) => {
-    const id = m.headers?.get('Nats-Msg-Id') || `${m.info.stream}:${m.seq}`
+  const end = async (m: JsMsg, maxDeliver: number) => {
+    const id = idOf(m.headers, m.seq)
     const delivery = m.info.deliveryCount
     const facts = { consumer: durable, subject: m.subject, messageId: id, delivery }
     try {
@@ -198,6 +203,12 @@ export function consume(
       } else if (err instanceof NotYet) {
         m.nak(err.ms)
         handled.inc({ consumer: durable, result: 'later' })
+      } else if (delivery === maxDeliver) {
+        // The server would give it up too, without a reason.
+        const reason = `given up after ${delivery} deliveries: ${(err as Error).message}`
+        log.error({ ...facts, err, reason }, 'message given up')
+        m.term(reason.slice(0, 300))
+        handled.inc({ consumer: durable, result: 'term' })
       } else {
         // 1, 2, 4 … 60 s
         const delay = Math.min(1000 * 2 ** (delivery - 1), 60_000)
@@ -214,12 +225,13 @@ export function consume(
         const nc = await bus.connection
         if (closing.signal.aborted) return
         const consumer = await nc.jetstream().consumers.get(stream, durable)
+        const { max_deliver: maxDeliver = -1 } = (await consumer.info(true)).config
         const messages = await consumer.consume({ max_messages: concurrency, expires: 5000 })
         const stop = () => void messages.close()
         closing.signal.addEventListener('abort', stop, { once: true })
         wait = 250
         for await (const m of messages) {
-          const work = end(m).finally(() => inHand.delete(work))
+          const work = end(m, maxDeliver).finally(() => inHand.delete(work))
           inHand.add(work)
           if (inHand.size >= concurrency) await Promise.race(inHand)
         }

@@ -68,6 +68,7 @@ export function usePost(test: TestFn, { smtp, env, shop: options }: Options = {}
     sink,
     sql,
     secret,
+    onBus,
     publish,
     waiting,
     /** Publishes one event; answers with its id, which is in the Message-ID of its mail. */
