@@ -82,8 +82,11 @@ stop_shop() {
 }
 start_shop() {
   local name count
-  while read -r name count; do k scale deployment "$name" --replicas="$((count > 0 ? count : 1))" >/dev/null; done <<<"$replicas"
-  for name in $(k get deployments -l "$shop" -o name); do k rollout status "$name" --timeout=3m >/dev/null || return 1; done
+  # The roles first: the edge finds them when it starts.
+  while read -r name count; do
+    k scale deployment "$name" --replicas="$((count > 0 ? count : 1))" >/dev/null
+    k rollout status "deployment/$name" --timeout=3m >/dev/null || return 1
+  done < <(grep -v edge <<<"$replicas"; grep edge <<<"$replicas")
 }
 after_failure() { start_shop && printf '%s\n' '  The shop has the data from before, and runs.' >&2; }
 hint_logs="kubectl --namespace $space get pods"

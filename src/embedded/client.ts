@@ -8,6 +8,8 @@ export interface Call {
   /** An object goes as JSON; a string or bytes go as they are, with the Content-Type of `headers`. */
   body?: unknown
   headers?: Record<string, string | string[]>
+  /** On a connection of its own, instead of one that earlier requests left open. */
+  fresh?: boolean
 }
 export interface Answer {
   status: number
@@ -21,14 +23,14 @@ export interface Answer {
 const agent = new Agent({ keepAlive: true })
 
 /** One HTTP request; the path goes out as it is written, dots, double slashes and all. Any status is an answer. */
-export const call = (base: string, method: string, path: string, { token, body, headers }: Call = {}) =>
+export const call = (base: string, method: string, path: string, { token, body, headers, fresh = false }: Call = {}) =>
   new Promise<Answer>((resolve, reject) => {
     const { protocol, hostname, port } = new URL(base)
     const isTls = protocol === 'https:'
     const isJson = body !== undefined && typeof body !== 'string' && !(body instanceof Uint8Array)
     const bytes = body === undefined ? undefined : isJson ? JSON.stringify(body) : (body as string | Uint8Array)
     const outgoing = (isTls ? requestByTls : request)({
-      ...(isTls ? {} : { agent }),
+      ...(fresh ? { agent: false } : isTls ? {} : { agent }),
       hostname,
       port,
       method,

@@ -61,13 +61,13 @@ export function startLoad(options: {
   const ask = async (method: string, path: string, good: number[], more: Call = {}): Promise<Answer | undefined> => {
     requests++
     const began = Date.now()
-    const once = () => call(url, method, path, more).catch((error: Unanswered) => error)
+    const once = (fresh = false) => call(url, method, path, { ...more, fresh }).catch((error: Unanswered) => error)
     let answer = await once()
     // The server may close a kept connection just as a request leaves on it. Every HTTP client sends what may be repeated
-    // a second time then (RFC 9112, 9.3.1), and all of these may.
+    // a second time then (RFC 9112, 9.3.1), and all of these may; anew, as its other connections may be closing too.
     if (answer instanceof Error && answer.reusedSocket && answer.code === 'ECONNRESET') {
       seen.resent = (seen.resent ?? 0) + 1
-      answer = await once()
+      answer = await once(true)
     }
     const fault =
       answer instanceof Error
