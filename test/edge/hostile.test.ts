@@ -1,12 +1,12 @@
 import { createHmac, createPrivateKey, generateKeyPairSync } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { connect } from 'node:net'
 import { join } from 'node:path'
 import test from 'ava'
 import jwt from 'jsonwebtoken'
 import { assert } from '../../src/platform/identity.ts'
 import { table } from '../../src/table.ts'
 import { eventually, type TestUser, useShop } from '../support/shop.ts'
+import { rawRequest as rawTo, seenBy } from './raw.ts'
 
 const shop = useShop(test)
 let customer: TestUser
@@ -15,35 +15,8 @@ test.serial.before(async () => {
 })
 const secret = (role: 'auth' | 'orders', name: string) => readFileSync(join(shop.secretsDir(role), name), 'utf8').trim()
 
-/** How many requests the roles have answered by route, from their metrics: what a role never saw is not counted. */
-async function seenBy(role: 'auth' | 'products' | 'orders' | 'notifications') {
-  const text = await (await fetch(shop.roles[role].metricsUrl)).text()
-  let sum = 0
-  for (const line of text.split('\n')) {
-    const match = /^http_request_duration_seconds_count\{(.*)\} (\d+)$/.exec(line)
-    if (match && !/route="\/(healthz|readyz|authz|authn)"/.test(match[1] ?? '')) sum += Number(match[2])
-  }
-  return sum
-}
-const seen = async () =>
-  (await Promise.all((['auth', 'products', 'orders', 'notifications'] as const).map(seenBy))).reduce((a, b) => a + b)
-
-/** Writes a request as it stands, and reads the status and body of its answer. */
-const raw = (text: string): Promise<{ status: number; text: string }> =>
-  new Promise((resolve, reject) => {
-    const { hostname, port } = new URL(shop.url)
-    const socket = connect(Number(port), hostname)
-    let answer = ''
-    socket.setTimeout(10_000, () => socket.destroy(new Error('no answer')))
-    socket.on('data', (chunk) => {
-      answer += chunk
-    })
-    socket.on('error', reject)
-    socket.on('close', () => resolve({ status: Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1] ?? 0), text: answer }))
-    socket.write(text)
-  })
-const rawRequest = (method: string, target: string, headers: string[] = []) =>
-  raw([`${method} ${target} HTTP/1.1`, 'Host: shop', 'Connection: close', ...headers, '', ''].join('\r\n'))
+const seen = async () => (await Promise.all(Object.values(shop.roles).map(seenBy))).reduce((a, b) => a + b)
+const rawRequest = (method: string, target: string, headers?: string[]) => rawTo(shop.url, method, target, headers)
 
 /** The next look at `path` is not one that the decision cache already answered. */
 let looks = 0

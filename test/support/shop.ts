@@ -1,11 +1,14 @@
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TestFn } from 'ava'
+import { startChild } from '../../src/embedded/child.ts'
 import { type Answer, type Call, call, codeIn, type MailMessage, mailsTo, mailTo } from '../../src/embedded/client.ts'
-import { type Shop, type ShopOptions, startShop } from '../../src/embedded/shop.ts'
+import { freePorts } from '../../src/embedded/ports.ts'
+import { type RoleProcess, type Shop, type ShopOptions, startShop } from '../../src/embedded/shop.ts'
+import type { Role } from '../../src/platform/config.ts'
 
 export interface TestUser {
   id: string
@@ -70,6 +73,31 @@ export async function openShop({ ownPostgres = false, env, ...options }: Options
     if (!process.env.KEEP) rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
   }
   return { shop: withUsers(started), close }
+}
+
+/** One more replica of a role, beside the shop's own, with some settings of its own. */
+export async function startReplica(
+  shop: Shop,
+  role: Role,
+  name: string,
+  changes: Record<string, string> = {},
+): Promise<RoleProcess> {
+  const [port, metricsPort] = await freePorts(2)
+  const dir = join(shop.dir, name)
+  cpSync(shop.secretsDir(role), dir, { recursive: true })
+  const settings = { ...changes, LISTEN_PORT: String(port), METRICS_PORT: String(metricsPort) }
+  for (const [key, value] of Object.entries(settings)) writeFileSync(join(dir, key), value)
+  const url = `http://127.0.0.1:${port}`
+  const child = await startChild({
+    name,
+    command: process.execPath,
+    args: [join(import.meta.dirname, '../../src/main.ts')],
+    env: { ROLE: role, SECRETS_DIR: dir },
+    log: join(shop.dir, 'log', `${name}.log`),
+    grace: 30_000,
+    ready: async () => (await fetch(`${url}/readyz`)).ok,
+  })
+  return Object.assign(child, { url, metricsUrl: `http://127.0.0.1:${metricsPort}/metrics` })
 }
 
 /** All tests come from one address, which the edge would otherwise slow down. */
