@@ -17,6 +17,7 @@ const places: [files: string, before: string[]][] = [
   ['kustomize/**/kustomization.yaml', ['name: bodega-(?:app|edge),.* newTag: ', '^nameSuffix: -']],
   ['helm/bodega/Chart.yaml', ['^version: ', '^appVersion: ', '\\{ name: \\w+, version: ']],
   ['helm/bodega/charts/*/Chart.yaml', ['^version: ']],
+  ['README.md', ['bodega-(?:app|edge):']],
   ['docs/*.md', ['bodega-(?:app|edge):', ' newTag: ', '\\bbodega-', ' VERSION=', ' --version ', 'refs/tags/v']],
 ]
 
