@@ -1,6 +1,8 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import type { Bus } from '../platform/bus.ts'
 import type { Db } from '../platform/db.ts'
 import type { Logger } from '../platform/log.ts'
+import { problem } from '../platform/problem.ts'
 import * as store from './store.ts'
 import { accessLifetime } from './tokens.ts'
 
@@ -17,27 +19,31 @@ export interface Revocations extends AsyncDisposable {
   announce(sids: string[]): void
   /** Throws until the first read: before it, a revoked session could pass. */
   check(): Promise<void>
+  /** Waits for the first read; a problem of 503 after two seconds. A replica is asked as soon as its name is known. */
+  read(): Promise<void>
 }
 
 export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logger }): Revocations {
   const revoked = new Map<string, number>()
   let loaded = false
   let closed = false
+  const first = Promise.withResolvers<void>()
   let timer: NodeJS.Timeout | undefined
 
   const note = (sid: string) => revoked.set(sid, Date.now() + remembered)
-  const read = async () => {
+  const readLately = async () => {
     try {
       for (const { id } of await store.revokedSince(db, loaded ? 30 : remembered / 1000)) note(id)
       loaded = true
+      first.resolve()
       const now = Date.now()
       for (const [sid, until] of revoked) if (until < now) revoked.delete(sid)
     } catch (err) {
       log.warn({ err }, 'cannot read revoked sessions')
     }
-    if (!closed) timer = setTimeout(read, interval)
+    if (!closed) timer = setTimeout(readLately, interval)
   }
-  void read()
+  void readLately()
   void bus.connection.then(async (nc) => {
     for await (const message of nc.subscribe(subject)) for (const sid of message.json<string[]>()) note(sid)
   })
@@ -51,6 +57,10 @@ export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logge
     },
     async check() {
       if (!loaded) throw new Error('the revoked sessions are not read yet')
+    },
+    async read() {
+      if (!loaded) await Promise.race([first.promise, pause(2000, undefined, { ref: false })])
+      if (!loaded) throw problem.unavailable('Which sessions are revoked cannot be read at the moment.')
     },
     async [Symbol.asyncDispose]() {
       closed = true

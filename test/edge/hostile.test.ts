@@ -1,8 +1,10 @@
 import { createHmac, createPrivateKey, generateKeyPairSync } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import jwt from 'jsonwebtoken'
+import pg from 'pg'
 import { assert } from '../../src/platform/identity.ts'
 import { table } from '../../src/table.ts'
 import { eventually, type TestUser, useShop } from '../support/shop.ts'
@@ -338,5 +340,30 @@ test.serial(
     }
     await shop.roles.auth.restart()
     await eventually('200', async () => (await shop.call('GET', '/order', { token })).status === 200)
+  },
+)
+
+test.serial(
+  'auth asked before it has read which sessions are revoked → the answer waits for that, and is 200',
+  async (t) => {
+    const { token } = await shop.login(customer)
+    await shop.roles.auth.stop()
+    const blocker = new pg.Client({ connectionString: shop.databaseUrl })
+    await blocker.connect()
+    await blocker.query('begin; lock table auth.session in access exclusive mode')
+    const restarted = shop.roles.auth.restart()
+    const isAlive = () =>
+      fetch(`${shop.roles.auth.url}/healthz`).then(
+        (answer) => answer.ok,
+        () => false,
+      )
+    await eventually('auth answers at all', isAlive)
+    const asked = shop.call('GET', fresh('/profile'), { token })
+    // How long the reading takes, not a wait.
+    await sleep(500)
+    await blocker.query('rollback')
+    await blocker.end()
+    t.is((await asked).status, 200)
+    await restarted
   },
 )
