@@ -28,6 +28,12 @@ const order = z.object({
   lines: z.array(line),
 })
 
+const cart = z.object({
+  userId: z.uuid(),
+  /** What can still be had of it, at today's prices; there is at least one. */
+  lines: z.array(line.extend({ currency: z.string() })),
+})
+
 /** SHA-256, in hex, of the two files of a picture. */
 export const Picture = z.object({ large: z.string(), small: z.string() })
 export type Picture = z.output<typeof Picture>
@@ -47,8 +53,13 @@ export const events = {
   'msg.user.password_changed': z.object(recipient),
   'msg.user.session_reused': z.object(recipient),
   'msg.user.changed': z.object({ ...recipient, timeZone: z.string() }),
-  'msg.user.avatar_changed': z.object({ userId: z.uuid(), avatar: Picture.nullable(), ...pictureChange }),
-  'msg.product.image_changed': z.object({ productId: z.uuid(), image: Picture.nullable(), ...pictureChange }),
+  // Of nobody, and of no product: files that were never referred to, whose removal is due.
+  'msg.user.avatar_changed': z.object({ userId: z.uuid().nullable(), avatar: Picture.nullable(), ...pictureChange }),
+  'msg.product.image_changed': z.object({
+    productId: z.uuid().nullable(),
+    image: Picture.nullable(),
+    ...pictureChange,
+  }),
   'msg.order.placed': order,
   'msg.order.paid': order,
   'msg.order.shipped': order,
@@ -56,6 +67,8 @@ export const events = {
   'msg.order.cancelled': order,
   'msg.order.expired': order,
   'msg.order.unpaid': order,
+  'msg.order.feedback_due': order,
+  'msg.order.cart_abandoned': cart,
 }
 export type Subject = keyof typeof events
 export type Payload<S extends Subject> = z.output<(typeof events)[S]>

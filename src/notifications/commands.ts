@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { ConfigError, config } from '../platform/config.ts'
 import { openDb } from '../platform/db.ts'
 import { openLog } from '../platform/log.ts'
+import { openComposer } from './compose.ts'
+import { openMailer } from './mailer.ts'
 import { jobs } from './schedules.ts'
 import { claimRun, finishRun } from './store.ts'
 
@@ -17,11 +19,23 @@ export async function runJob(name: string | undefined, env: NodeJS.ProcessEnv) {
     ])
   const c = config('notifications', env)
   const log = openLog(c.LOG_LEVEL, { role: 'notifications', job: job.name })
+  const stopping = new AbortController().signal
+  const publicUrl = c.PUBLIC_URL
   await using db = openDb({ role: 'notifications', c, log })
+  await using mailer = openMailer({
+    url: c.SMTP_URL,
+    ca: c.SMTP_CA,
+    from: c.MAIL_FROM,
+    hostname: new URL(publicUrl).hostname,
+    connectTimeout: c.CONN_TIMEOUT,
+    stopping,
+    log,
+  })
+  const composer = await openComposer({ publicUrl, from: c.MAIL_FROM })
   const [slot, owner] = [new Date(), randomUUID()]
   await claimRun(db, job.name, slot, owner, 60_000)
   try {
-    const result = await job.run(db, new AbortController().signal)
+    const result = await job.run({ db, mailer, composer, publicUrl, stopping, log })
     await finishRun(db, job.name, slot, owner, { result })
     process.stdout.write(`${job.name}: ${JSON.stringify(result)}\n`)
   } catch (error) {

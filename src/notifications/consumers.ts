@@ -5,24 +5,32 @@ import { type Message, NotYet, Permanent } from '../platform/bus.ts'
 import { type Db, outOfReach } from '../platform/db.ts'
 import type { Logger } from '../platform/log.ts'
 import { registry } from '../platform/metrics.ts'
-import { type Draft, drafts, openComposer } from './compose.ts'
+import { type Composer, type Draft, drafts, topics } from './compose.ts'
 import { openGate } from './gate.ts'
 import { type Mailer, ServerFault } from './mailer.ts'
 import type { Mail } from './mime.ts'
-import { claimMail, markMailSent, type Recipient, releaseMail, rememberRecipient, type Stage } from './store.ts'
+import {
+  claimMail,
+  markMailSent,
+  openSubscription,
+  type Recipient,
+  releaseMail,
+  rememberRecipient,
+  type Stage,
+} from './store.ts'
 
 interface Deps {
   db: Db
   mailer: Mailer
+  composer: Composer
   publicUrl: string
-  from: string
   stopping: AbortSignal
   log: Logger
 }
 
 const mails = new Counter({
   name: 'mails_total',
-  help: 'Mails by kind and result: sent, repeated (had been sent), held (mail server down), deferred, refused',
+  help: 'Mails by kind and result: sent, repeated (had been sent), unwanted, unknown (no address), held (mail server down), deferred, refused',
   labelNames: ['kind', 'result'],
   registers: [registry],
 })
@@ -43,8 +51,7 @@ const enough = 5
  * Handles one event: keeps what it tells of a user, and sends its mail at most once an acknowledged try. While the mail
  * server or the database is down the message is held, however long; its own faults are thrown.
  */
-export async function openHandler({ db, mailer, publicUrl, from, stopping, log }: Deps) {
-  const compose = await openComposer({ publicUrl, from })
+export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: Deps) {
   const probe = () => db.run({ name: 'probe', text: 'select 1' }, [])
   const database = openGate('database', { probe, stopping, log })
 
@@ -67,6 +74,9 @@ export async function openHandler({ db, mailer, publicUrl, from, stopping, log }
     const { kind, userId } = draft
     const owner = randomUUID()
     let mail: Mail | undefined
+    const topic = topics[kind]
+    const subscription = topic && (await stored(() => openSubscription(db, userId, topic)))
+    if (subscription && !subscription.wanted) return 'unwanted'
     const acceptedBefore = mailer.accepted()
     for (let faults = 0; ; ) {
       await mailer.gate.pass()
@@ -74,10 +84,14 @@ export async function openHandler({ db, mailer, publicUrl, from, stopping, log }
       if (claim.sent) return 'repeated'
       // Another delivery of this message has it in hand, or had when it died: a claim ends within 25 s.
       if (!claim.claimed) throw new NotYet(10_000)
+      const email = draft.email ?? claim.email
+      if (!email) return 'unknown'
       try {
-        mail ??= compose(
+        mail ??= composer.compose(
           {
             ...draft,
+            email,
+            unsubscribe: subscription && `${publicUrl}/unsubscribe/${subscription.token}`,
             name: draft.name ?? nameFor(draft, claim.name),
             locale: draft.locale ?? claim.locale ?? undefined,
           },
@@ -130,8 +144,9 @@ export async function openHandler({ db, mailer, publicUrl, from, stopping, log }
   }
 }
 
-/** The name of an order's owner is known from earlier events; a mail that leaves the name out does so for a reason. */
-const nameFor = (draft: Draft, known: string | null) => (draft.template === 'order' ? (known ?? undefined) : undefined)
+/** The name of an order's or a cart's owner is known from earlier events; a mail that leaves the name out does so for a reason. */
+const nameFor = (draft: Draft, known: string | null) =>
+  /^(order|cart)$/.test(draft.template) ? (known ?? undefined) : undefined
 
 /** Parses at the door. The reason names fields and rules, never values: it ends in the dead letters, which people read. */
 function parsePayload<S extends Subject>(subject: S, data: unknown): Payload<S> {

@@ -12,6 +12,8 @@ export class ServerFault extends Error {
 export interface Mailer extends AsyncDisposable {
   /** Shut while the mail server is down. */
   gate: Gate
+  /** Makes sure that the server is there and lets us in; waits while it does not. Rejects when the process stops. */
+  ready(): Promise<void>
   /** How many mails the server has taken since the start. */
   accepted(): number
   /**
@@ -45,6 +47,11 @@ export function openMailer({ url, ca, from, hostname, connectTimeout, stopping, 
   let accepted = 0
   return {
     gate,
+    async ready() {
+      await gate.pass()
+      await smtp.probe().catch((error) => gate.shut(error))
+      await gate.pass()
+    },
     accepted: () => accepted,
     async send(mail) {
       const { envelope, raw } = writeMail(from, mail)

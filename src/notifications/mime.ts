@@ -7,6 +7,8 @@ export interface Mail {
   text: string
   /** `<…@…>`, the same for every try of the same mail. */
   messageId: string
+  /** Where the reader ends mails of this kind, with or without opening it (RFC 8058); absent where they are not optional. */
+  unsubscribe?: string
 }
 
 /** No line of base64 can look like it, so it need not be random. */
@@ -16,7 +18,7 @@ const boundary = '=_alternative'
  * Writes a mail as it goes over the wire, with its envelope. nodemailer writes the header, with all its encodings; the
  * two bodies are plain base64, in one buffer: its own streams cost 3 times the processor time and 20 writes a mail.
  */
-export function writeMail(from: string, { to, subject, html, text, messageId }: Mail) {
+export function writeMail(from: string, { to, subject, html, text, messageId, unsubscribe }: Mail) {
   const head = new MimeNode('multipart/alternative', { baseBoundary: boundary, normalizeHeaderKey: (key) => key })
   head.setHeader('Content-Type', `multipart/alternative; boundary="${boundary}"`)
   head.setHeader('From', from)
@@ -24,7 +26,11 @@ export function writeMail(from: string, { to, subject, html, text, messageId }: 
   head.setHeader('Subject', subject)
   head.setHeader('Message-ID', messageId)
   head.setHeader('Auto-Submitted', 'auto-generated')
-  const raw = `${head.buildHeaders()}\r\n\r\n${part('text/plain', text)}${part('text/html', html)}--${boundary}--\r\n`
+  // By hand, since nodemailer would put the address on a line of its own, which not every reader takes.
+  const list = unsubscribe
+    ? `\r\nList-Unsubscribe: <${new URL(unsubscribe)}>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click`
+    : ''
+  const raw = `${head.buildHeaders()}${list}\r\n\r\n${part('text/plain', text)}${part('text/html', html)}--${boundary}--\r\n`
   const { from: sender, to: recipients } = head.getEnvelope()
   return { envelope: { from: sender || '', to: recipients }, raw: Buffer.from(raw, 'latin1') }
 }

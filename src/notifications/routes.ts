@@ -1,4 +1,80 @@
-import type { Route } from '../platform/routes.ts'
+import { createHash } from 'node:crypto'
+import type { Context } from 'koa'
+import type { Db } from '../platform/db.ts'
+import { problem } from '../platform/problem.ts'
+import { type Route, route } from '../platform/routes.ts'
+import { type Composer, pageStyle } from './compose.ts'
+import { Preferences, UnsubscribeToken } from './schema.ts'
+import { type Link, linkOf, preferencesOf, setPreferences, unsubscribe } from './store.ts'
 
-/** The room has no routes of its own: it consumes events and runs the schedules. */
-export const routes = (_: object): Route[] => []
+export interface Deps {
+  db: Db
+  composer: Composer
+}
+
+export const routes = ({ db, composer }: Deps): Route[] => {
+  const find = async (token: string) => {
+    const link = await linkOf(db, token)
+    if (!link) throw problem.notFound('mail that the link could end:', token)
+    return link
+  }
+  return [
+    route({
+      method: 'GET',
+      path: '/notification/preferences',
+      access: 'user',
+      summary: 'Which optional mails the signed-in user wants.',
+      answers: { 200: Preferences },
+      handle: ({ user }) => preferencesOf(db, user.id),
+    }),
+    route({
+      method: 'PUT',
+      path: '/notification/preferences',
+      access: 'user',
+      summary: 'Say which optional mails are wanted. Mails that an account or an order needs are sent anyway.',
+      body: Preferences,
+      answers: { 200: Preferences },
+      async handle({ body, user }) {
+        await setPreferences(db, user.id, body)
+        return body
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/unsubscribe/{token}',
+      access: 'public',
+      summary: 'The page that the link of an optional mail opens; only its button ends these mails.',
+      params: UnsubscribeToken,
+      answers: { 200: null },
+      media: 'text/html',
+      handle: async ({ ctx, params }) => page(ctx, composer, await find(params.token), false),
+    }),
+    route({
+      method: 'POST',
+      path: '/unsubscribe/{token}',
+      access: 'public',
+      summary: 'End mails of this kind, without a login: by the page, or by a mail program in one click (RFC 8058).',
+      params: UnsubscribeToken,
+      answers: { 200: null },
+      media: 'text/html',
+      async handle({ ctx, params }) {
+        const link = await find(params.token)
+        await unsubscribe(db, params.token)
+        return page(ctx, composer, link, true)
+      },
+    }),
+  ]
+}
+
+const policy = `default-src 'none'; style-src 'sha256-${createHash('sha256').update(pageStyle).digest('base64')}'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'`
+
+function page(ctx: Context, composer: Composer, { topic, locale }: Link, done: boolean) {
+  ctx.set({
+    'Content-Type': 'text/html; charset=utf-8',
+    'Content-Security-Policy': policy,
+    'Referrer-Policy': 'no-referrer',
+    'Cache-Control': 'no-store',
+    'X-Content-Type-Options': 'nosniff',
+  })
+  return composer.page(topic, locale ?? undefined, done)
+}

@@ -1,30 +1,65 @@
 import { schedule } from 'node-cron'
 import type { Db } from '../platform/db.ts'
 import type { Logger } from '../platform/log.ts'
+import type { Composer } from './compose.ts'
 import { openCoordinator } from './coordinator.ts'
-import { abandonedSlots, expireOrders, purgeRuns, remindUnpaid } from './store.ts'
+import { sendDigests } from './digests.ts'
+import type { Mailer } from './mailer.ts'
+import {
+  abandonedSlots,
+  askFeedback,
+  expireOrders,
+  purge,
+  purgeLogins,
+  purgeRuns,
+  remindCarts,
+  remindUnpaid,
+} from './store.ts'
+
+/** What the work of a job may need. */
+export interface Tools {
+  db: Db
+  mailer: Mailer
+  composer: Composer
+  publicUrl: string
+  stopping: AbortSignal
+  log: Logger
+}
 
 export interface Job {
   name: string
   /** Five cron fields, in UTC. */
   pattern: string
   /** Works until nothing is left to do or the process stops, and says how much it did. Must bear being run twice. */
-  run(db: Db, stopping: AbortSignal): Promise<{ orders: number }>
+  run(tools: Tools): Promise<Record<string, number>>
 }
 
-/** Repeats a batch until one comes back less than full. */
-const inBatches = (step: (db: Db, batch: number) => Promise<number>): Job['run'] => {
+/** Repeats a batch until one comes back less than full; counts `what`. */
+const inBatches = (what: string, step: (db: Db, batch: number) => Promise<number>): Job['run'] => {
   const batch = 500
-  return async (db, stopping) => {
-    let orders = 0
-    for (let done = batch; done === batch && !stopping.aborted; orders += done) done = await step(db, batch)
-    return { orders }
+  return async ({ db, stopping }) => {
+    let sum = 0
+    for (let done = batch; done === batch && !stopping.aborted; sum += done) done = await step(db, batch)
+    return { [what]: sum }
   }
 }
 
 export const jobs: Job[] = [
-  { name: 'expire-orders', pattern: '* * * * *', run: inBatches(expireOrders) },
-  { name: 'remind-unpaid', pattern: '* * * * *', run: inBatches(remindUnpaid) },
+  { name: 'expire-orders', pattern: '* * * * *', run: inBatches('orders', expireOrders) },
+  { name: 'remind-unpaid', pattern: '* * * * *', run: inBatches('orders', remindUnpaid) },
+  { name: 'remind-carts', pattern: '*/10 * * * *', run: inBatches('carts', remindCarts) },
+  { name: 'ask-feedback', pattern: '20 * * * *', run: inBatches('orders', askFeedback) },
+  // Every quarter of an hour it is 9 somewhere: zones differ from UTC by whole quarters.
+  { name: 'send-digests', pattern: '*/15 * * * *', run: sendDigests },
+  {
+    name: 'purge',
+    pattern: '30 3 * * *',
+    async run({ db, stopping }) {
+      let logins = 0
+      for (let done = 1; done > 0 && !stopping.aborted; logins += done) done = await purgeLogins(db)
+      return { logins, ...(await purge(db)) }
+    },
+  },
 ]
 
 const minute = 60_000
@@ -35,7 +70,8 @@ const day = 24 * 60 * minute
  * died with their replica within the last day, and the latest slot of a job if nobody took it. Older missed slots stay
  * missed, since the latest does their work too. Closing waits for running jobs.
  */
-export function startSchedules({ db, stopping, log }: { db: Db; stopping: AbortSignal; log: Logger }): AsyncDisposable {
+export function startSchedules(tools: Tools): AsyncDisposable {
+  const { db, stopping, log } = tools
   const coordinator = openCoordinator({ db, stopping, log })
   const logger = {
     info: (message: string) => log.info(message),
@@ -45,7 +81,7 @@ export function startSchedules({ db, stopping, log }: { db: Db; stopping: AbortS
   }
   const options = { timezone: 'UTC', noOverlap: true, logger }
   const tasks = jobs.map((job) =>
-    schedule(job.pattern, ({ date }) => coordinator.run(job.name, date, () => job.run(db, stopping)), {
+    schedule(job.pattern, ({ date }) => coordinator.run(job.name, date, () => job.run(tools)), {
       ...options,
       name: job.name,
       distributed: true,
@@ -53,15 +89,17 @@ export function startSchedules({ db, stopping, log }: { db: Db; stopping: AbortS
     }),
   )
 
+  const seen = jobs.map((): Seen => ({ until: 0 }))
+
   async function catchUp() {
     const now = Date.now()
     for (const [at, job] of jobs.entries()) {
-      const latest = latestSlot((date) => tasks[at]?.match(date) ?? false, now)
+      const latest = latestSlot((date) => tasks[at]?.match(date) ?? false, now, seen[at] as Seen)
       const abandoned = await abandonedSlots(db, job.name, new Date(now - day))
       for (const slot of [...abandoned, ...(latest ? [latest] : [])])
         if (await coordinator.claim(job.name, slot)) {
           log.warn({ job: job.name, slot }, 'missed run is caught up')
-          await coordinator.run(job.name, slot, () => job.run(db, stopping))
+          await coordinator.run(job.name, slot, () => job.run(tools))
         }
       await purgeRuns(db, job.name, new Date(now - 30 * day))
     }
@@ -83,11 +121,21 @@ export function startSchedules({ db, stopping, log }: { db: Db; stopping: AbortS
   }
 }
 
+/** Where the last look for a slot ended, and what it found: a look over a whole day takes 40 ms. */
+interface Seen {
+  until: number
+  latest?: Date
+}
+
 /** The newest slot not after `now` (Unix milliseconds), at most a day back. */
-function latestSlot(matches: (date: Date) => boolean, now: number): Date | undefined {
-  for (let time = now - (now % minute); time > now - day; time -= minute) {
+function latestSlot(matches: (date: Date) => boolean, now: number, seen: Seen): Date | undefined {
+  const end = now - (now % minute)
+  for (let time = end; time > Math.max(seen.until, now - day); time -= minute) {
     const date = new Date(time)
-    if (matches(date)) return date
+    if (!matches(date)) continue
+    seen.latest = date
+    break
   }
-  return undefined
+  seen.until = end
+  return seen.latest
 }

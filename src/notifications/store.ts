@@ -1,4 +1,6 @@
 import type { Db, Statement } from '../platform/db.ts'
+import type { Digest } from './compose.ts'
+import { type Preferences, type Topic, topics } from './schema.ts'
 
 export interface Recipient {
   userId: string
@@ -47,7 +49,7 @@ const claim: Statement = {
     select
       exists (select from claimed) as claimed,
       exists (select from notifications.mail_delivery where event_id = $1 and sent_at is not null) as sent,
-      recipient.name, recipient.locale
+      recipient.email, recipient.name, recipient.locale
     from (values (true)) as one
     left join notifications.recipient on recipient.user_id = $4`,
 }
@@ -57,6 +59,7 @@ export interface Claim {
   /** The mail has been accepted before; there is nothing left to do. */
   sent: boolean
   /** What is known of the user, where anything is. */
+  email: string | null
   name: string | null
   locale: string | null
 }
@@ -155,4 +158,145 @@ export async function expireOrders(db: Db, batch: number): Promise<number> {
 export async function remindUnpaid(db: Db, batch: number): Promise<number> {
   const { rows } = await db.knex.raw('select orders.remind_unpaid(batch => ?) as done', [batch])
   return rows[0].done
+}
+
+/** Tells of up to `batch` carts that nobody touches any more, and says how many. */
+export async function remindCarts(db: Db, batch: number): Promise<number> {
+  const { rows } = await db.knex.raw('select orders.remind_carts(batch => ?) as done', [batch])
+  return rows[0].done
+}
+
+/** Has up to `batch` buyers asked how it was, and says how many. */
+export async function askFeedback(db: Db, batch: number): Promise<number> {
+  const { rows } = await db.knex.raw('select orders.ask_feedback(batch => ?) as done', [batch])
+  return rows[0].done
+}
+
+/** Forgets what every schema need not know any more; how much of each. */
+export async function purge(db: Db) {
+  const { rows } = await db.knex.raw(
+    `with mails as (
+       -- A dead letter can be replayed for 30 days, and must still be known then.
+       delete from notifications.mail_delivery where created_at < now() - interval '40 days' returning 1
+     ), digests as (
+       delete from notifications.digest where until < now() - interval '40 days' returning 1
+     )
+     select (select count(*) from mails)::int as mails, (select count(*) from digests)::int as digests,
+       orders.purge_keys() as keys, auth.tell_unused() + products.tell_unused() as objects`,
+  )
+  return rows[0] as { mails: number; digests: number; keys: number; objects: number }
+}
+
+/** Forgets up to 5,000 sessions, codes and failures to log in each; how many. */
+export async function purgeLogins(db: Db): Promise<number> {
+  const { rows } = await db.knex.raw('select auth.purge() as done')
+  return rows[0].done
+}
+
+export interface Subscription {
+  wanted: boolean
+  /** Ends it without a login. */
+  token: string
+}
+const subscribing: Statement = {
+  name: 'open_subscription',
+  text: `
+    insert into notifications.subscription (user_id, topic) values ($1, $2)
+    on conflict on constraint subscription_pkey do update set topic = excluded.topic
+    returning wanted, token`,
+}
+/** Whether a user wants mails of a topic, with the token that their link carries. */
+export const openSubscription = async (db: Db, userId: string, topic: Topic) =>
+  (await db.run<Subscription>(subscribing, [userId, topic]))[0] as Subscription
+
+/** What a user wants; what was never said is wanted. */
+export async function preferencesOf(db: Db, userId: string): Promise<Preferences> {
+  const rows = await db.run<{ topic: Topic; wanted: boolean }>(
+    { name: 'preferences', text: 'select topic, wanted from notifications.subscription where user_id = $1' },
+    [userId],
+  )
+  const said = new Map(rows.map(({ topic, wanted }) => [topic, wanted]))
+  return Object.fromEntries(topics.map((topic) => [topic, said.get(topic) ?? true])) as Preferences
+}
+
+export const setPreferences = (db: Db, userId: string, preferences: Preferences) =>
+  db.knex.raw(
+    `insert into notifications.subscription as known (user_id, topic, wanted)
+     select ?, key, value::boolean from json_each_text(?::json) order by key
+     on conflict on constraint subscription_pkey do update set wanted = excluded.wanted, changed_at = now()
+     where known.wanted <> excluded.wanted`,
+    [userId, JSON.stringify(preferences)],
+  )
+
+export interface Link {
+  topic: Topic
+  /** Of its owner, where it is known. */
+  locale: string | null
+}
+/** What the link of a mail would end; undefined where the token is none. */
+export const linkOf = async (db: Db, token: string) =>
+  (
+    await db.run<Link>(
+      {
+        name: 'link_of',
+        text: `select s.topic, r.locale from notifications.subscription s
+               left join notifications.recipient r on r.user_id = s.user_id where s.token = $1`,
+      },
+      [token],
+    )
+  )[0]
+
+/** Ends the mails that a link is of; again, it changes nothing. */
+export const unsubscribe = (db: Db, token: string) =>
+  db.knex.raw('update notifications.subscription set wanted = false, changed_at = now() where token = ? and wanted', [
+    token,
+  ])
+
+export interface Reader {
+  userId: string
+  email: string
+  name: string
+  locale: string
+  timeZone: string
+}
+/** Who gets the digest of the staff. */
+export async function digestReaders(db: Db): Promise<Reader[]> {
+  const { rows } = await db.knex.raw(
+    'select user_id as "userId", email, name, locale, time_zone as "timeZone" from auth.digest_readers()',
+  )
+  return rows
+}
+
+export async function isDigestBegun(db: Db, userId: string, day: string): Promise<boolean> {
+  const { rows } = await db.knex.raw('select from notifications.digest where user_id = ? and day = ?', [userId, day])
+  return rows.length === 1
+}
+
+/**
+ * Begins the digest of a user's day: from where their last one ended, a day back for the first, a week at most.
+ * Undefined where it was begun before.
+ */
+export async function beginDigest(
+  db: Db,
+  userId: string,
+  day: string,
+): Promise<{ since: Date; until: Date } | undefined> {
+  const { rows } = await db.knex.raw(
+    `with last as (select max(until) as until from notifications.digest where user_id = :userId)
+     insert into notifications.digest (user_id, day, until) values (:userId, :day, now())
+     on conflict on constraint digest_pkey do nothing
+     returning until,
+       (select coalesce(greatest(last.until, now() - interval '7 days'), now() - interval '1 day') from last) as since`,
+    { userId, day },
+  )
+  return rows[0]
+}
+
+/** What the digest of a time tells. */
+export async function digestOf(db: Db, since: Date, until: Date): Promise<Pick<Digest, 'placed' | 'toShip' | 'low'>> {
+  const { rows } = await db.knex.raw('select orders.digest(?, ?) as orders, products.low_stock() as low', [
+    since,
+    until,
+  ])
+  return { ...rows[0].orders, low: rows[0].low }
 }

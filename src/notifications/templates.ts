@@ -15,6 +15,9 @@ export interface Texts {
   has(key: string): boolean
 }
 
+/** What differs from mail to mail stays as it is, for `fill`. */
+const later = Object.fromEntries(['name', 'number', 'since', 'mails'].map((name) => [name, `{{${name}}}`]))
+
 /** The texts of each language; what a language lacks comes in English. */
 export async function openTexts(shop: string): Promise<Record<Language, Texts>> {
   const read = (language: Language) =>
@@ -25,8 +28,7 @@ export async function openTexts(shop: string): Promise<Record<Language, Texts>> 
     fallbackLng: fallback,
     supportedLngs: languages,
     resources: Object.fromEntries(languages.map((language) => [language, { translation: read(language) }])),
-    // What differs from mail to mail stays as it is, for `fill`.
-    interpolation: { escapeValue: false, defaultVariables: { shop, name: '{{name}}', number: '{{number}}' } },
+    interpolation: { escapeValue: false, defaultVariables: { shop, ...later } },
     showSupportNotice: false,
   })
   const textsOf = (language: Language): Texts => {

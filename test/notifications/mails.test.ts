@@ -77,6 +77,18 @@ const subjects: [Subject, Record<string, string>][] = [
       hi: 'आपके ऑर्डर {n} का भुगतान अभी बाकी है',
     },
   ],
+  [
+    'msg.order.feedback_due',
+    {
+      en: 'How do you like your order {n}?',
+      de: 'Wie gefällt Ihnen Ihre Bestellung {n}?',
+      hi: 'आपका ऑर्डर {n} आपको कैसा लगा?',
+    },
+  ],
+  [
+    'msg.order.cart_abandoned',
+    { en: 'Your cart is waiting for you', de: 'Ihr Warenkorb wartet auf Sie', hi: 'आपका कार्ट आपकी प्रतीक्षा कर रहा है' },
+  ],
 ]
 
 for (const locale of ['en-GB', 'de-AT', 'hi'])
@@ -86,7 +98,10 @@ for (const locale of ['en-GB', 'de-AT', 'hi'])
       const order = orderOf(user)
       await tell('msg.user.changed', { ...user, timeZone: 'Europe/Vienna' })
       await settled()
-      const payload = subject.startsWith('msg.order') ? order : { ...user, ...secrets, timeZone: 'Europe/Vienna' }
+      const lines = order.lines.map((line) => ({ ...line, currency: 'EUR' }))
+      const payload = subject.startsWith('msg.order')
+        ? { ...order, lines }
+        : { ...user, ...secrets, timeZone: 'Europe/Vienna' }
       const id = await tell(subject, payload as Payload<typeof subject>)
       const mail = await mailOf(id)
 
@@ -97,6 +112,15 @@ for (const locale of ['en-GB', 'de-AT', 'hi'])
       t.is(mail.from?.text, '"Kiosk" <mail@example.org>')
       t.is(mail.headers.get('auto-submitted'), 'auto-generated')
       t.regex(mail.html || '', new RegExp(`<html lang="${locale.slice(0, 2)}"`))
+      // One click in the mail program ends it (RFC 8058), where it is not one that the order or the account needs.
+      const link = mail.text?.match(/https:\/\/shop\.example\.org\/unsubscribe\/[0-9a-f-]{36}/)?.[0]
+      t.is(link !== undefined, /unpaid|feedback|cart/.test(subject))
+      t.is(mail.headerLines.find(({ key }) => key === 'list-unsubscribe')?.line, link && `List-Unsubscribe: <${link}>`)
+      t.is(
+        mail.headerLines.find(({ key }) => key === 'list-unsubscribe-post')?.line,
+        link && 'List-Unsubscribe-Post: List-Unsubscribe=One-Click',
+      )
+      t.is((mail.html || '').includes(`href="${link}"`), link !== undefined)
       // No word of a stranger's choice reaches an address that is not proven to be theirs.
       const greeted = !/registered|verification/.test(subject)
       for (const body of [mail.html || '', mail.text ?? '']) {

@@ -14,7 +14,19 @@ const granted: Record<string, string[]> = {
   auth: [],
   products: [],
   orders: ['products.quote', 'products.return_stock', 'products.take_stock'],
-  notifications: ['orders.expire_due', 'orders.purge_keys', 'orders.remind_unpaid'],
+  notifications: [
+    'auth.digest_readers',
+    'auth.purge',
+    'auth.tell_unused',
+    'orders.ask_feedback',
+    'orders.digest',
+    'orders.expire_due',
+    'orders.purge_keys',
+    'orders.remind_carts',
+    'orders.remind_unpaid',
+    'products.low_stock',
+    'products.tell_unused',
+  ],
 }
 
 async function connect(url: string) {
