@@ -4,6 +4,7 @@ import { mkdirSync, openSync, readFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { join } from 'node:path'
 import anyTest from 'ava'
+import { findProxy } from '../../src/embedded/programs.ts'
 import { eventually } from '../support/shop.ts'
 import { type Cluster, lackingCluster, loadImages, newVersion, openCluster } from './cluster.ts'
 import { freePort, removeImages, run } from './host.ts'
@@ -11,12 +12,7 @@ import { freePort, removeImages, run } from './host.ts'
 // The Ingress and the HTTPRoute with a real Traefik as their controller, which runs beside the cluster and watches it.
 // GATEWAY_CRDS: the Gateway API's CRDs, a folder or a file, where the cluster has none.
 const missing =
-  (await lackingCluster()) ??
-  (await run('traefik', ['version']).then(
-    () => undefined,
-    () => 'traefik is not installed',
-  )) ??
-  (process.env.GATEWAY_CRDS ? undefined : 'GATEWAY_CRDS names no CRDs of the Gateway API')
+  (await lackingCluster()) ?? (process.env.GATEWAY_CRDS ? undefined : 'GATEWAY_CRDS names no CRDs of the Gateway API')
 if (missing) process.stderr.write(`skipped, all of test/e2e/cluster-ways-in.test.ts: ${missing}\n`)
 const test = missing ? anyTest.serial.skip : anyTest.serial
 
@@ -81,7 +77,7 @@ spec:
   const log = join(cluster.dir, 'traefik.log')
   const output = openSync(log, 'w')
   const traefik = spawn(
-    'traefik',
+    findProxy('traefik'),
     [
       `--entrypoints.ingress.address=:${ingress}`,
       '--entrypoints.ingress.asdefault=true',
