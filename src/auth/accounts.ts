@@ -25,7 +25,7 @@ interface NewUser {
 }
 
 /** Makes an account and mails its verification; for a taken address mails its owner. The caller sees no difference. */
-export async function register({ db, relay, config }: Deps, input: NewUser) {
+export async function register({ db, relay, config }: Deps, input: NewUser, ip: string) {
   const passwordHash = await hashPassword(input.password)
   await db.knex.transaction(async (trx) => {
     const { email, name, locale, timeZone } = input
@@ -39,6 +39,7 @@ export async function register({ db, relay, config }: Deps, input: NewUser) {
     })
     if (user) {
       const secrets = await newVerification(trx, user.id, config.CODE_PEPPER)
+      await store.note(trx, { event: 'account.registered', userId: user.id, ip })
       await append(trx, 'auth', 'msg.user.registered', { ...toRecipient(user), timeZone, ...secrets })
     } else {
       const owner = await store.userByEmail(trx, email)
@@ -95,7 +96,9 @@ export async function verify({ db, relay, config }: Deps, input: { token: string
 
 async function verified(trx: Knex.Transaction, userId: string) {
   const user = await store.markVerified(trx, userId)
-  if (user) await append(trx, 'auth', 'msg.user.verified', toRecipient(user))
+  if (!user) return
+  await store.note(trx, { event: 'account.verified', userId })
+  await append(trx, 'auth', 'msg.user.verified', toRecipient(user))
 }
 
 async function codeOwner(
@@ -126,7 +129,7 @@ export async function loginByPassword(
   await slowDown(db, key)
   const user = await store.userByEmail(db.knex, email)
   if (!(await checkPassword(password, user?.password_hash)) || !user) {
-    await store.noteFailure(db.knex, key)
+    await failed(db, key, { userId: user?.id, ip, detail: { by: 'password' } })
     throw badCredentials()
   }
   await store.forgetFailures(db.knex, key)
@@ -168,9 +171,15 @@ export async function loginByCode(
   })
   relay.wake()
   if (user) return user
-  await store.noteFailure(db.knex, key)
+  await failed(db, key, { userId: (await store.userByEmail(db.knex, email))?.id, ip, detail: { by: 'code' } })
   throw badCredentials()
 }
+
+const failed = (db: Db, key: Buffer, entry: Omit<store.Entry, 'event'>) =>
+  db.knex.transaction(async (trx) => {
+    await store.noteFailure(trx, key)
+    await store.note(trx, { event: 'login.failed', ...entry })
+  })
 
 async function slowDown(db: Db, key: Buffer) {
   const seconds = await store.secondsToWait(db.knex, key)
@@ -181,25 +190,27 @@ const badCredentials = () =>
   problem.unauthenticated('bad_credentials', 'The address and the password or code do not match.')
 
 /** Mails a link to set a new password, where there is such an account. */
-export async function forgotPassword({ db, relay }: Deps, email: string) {
+export async function forgotPassword({ db, relay }: Deps, email: string, ip: string) {
   await db.knex.transaction(async (trx) => {
     const user = await store.userByEmail(trx, email)
     if (!user) return
     const token = newSecret()
-    if (await store.issue(trx, user.id, 'reset', { linkHash: sha256(token) }))
-      await append(trx, 'auth', 'msg.user.password_reset_requested', { ...toRecipient(user), token })
+    if (!(await store.issue(trx, user.id, 'reset', { linkHash: sha256(token) }))) return
+    await store.note(trx, { event: 'password.reset_requested', userId: user.id, ip })
+    await append(trx, 'auth', 'msg.user.password_reset_requested', { ...toRecipient(user), token })
   })
   relay.wake()
 }
 
 /** Sets a password by the mailed token, ends every session, tells the owner. Throws 400 `bad_token`. */
-export async function resetPassword({ db, relay, revocations }: Deps, token: string, password: string) {
+export async function resetPassword({ db, relay, revocations }: Deps, token: string, password: string, ip: string) {
   const passwordHash = await hashPassword(password)
   const ended = await db.knex.transaction(async (trx) => {
     const userId = await store.consumeLink(trx, 'reset', sha256(token))
     if (!userId) return undefined
     await store.setPassword(trx, userId, passwordHash)
     await verified(trx, userId)
+    await store.note(trx, { event: 'password.changed', userId, ip })
     const user = (await store.userById(trx, userId)) as store.UserRow
     await append(trx, 'auth', 'msg.user.password_changed', toRecipient(user))
     return store.revoke(trx, userId)
@@ -231,13 +242,20 @@ export async function changeProfile(
 }
 
 /** Changes who a user is allowed to be; every session of the user ends, so that the change holds within 5 s. */
-export async function changeRoles({ db, revocations }: Pick<Deps, 'db' | 'revocations'>, id: string, roles: string[]) {
+export async function changeRoles(
+  { db, revocations }: Pick<Deps, 'db' | 'revocations'>,
+  id: string,
+  roles: string[],
+  { actor, ip }: { actor: string; ip: string },
+) {
   const { user, ended } = await db.knex.transaction(async (trx) => {
     const admins = await store.lockAdmins(trx)
     if (!roles.includes('admin') && admins.length === 1 && admins[0]?.id === id)
       throw problem.conflict('last_admin', 'This is the last admin; make another one first.')
+    const before = await store.userById(trx, id)
     const user = await store.setRoles(trx, id, roles)
-    if (!user) throw problem.notFound('user', id)
+    if (!before || !user) throw problem.notFound('user', id)
+    await store.note(trx, { event: 'roles.changed', userId: id, actor, ip, detail: { from: before.roles, to: roles } })
     return { user, ended: await store.revoke(trx, id) }
   })
   revocations.announce(ended)

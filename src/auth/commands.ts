@@ -27,7 +27,10 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
     const user = (await store.userByEmail(trx, address)) as store.UserRow
     await store.markVerified(trx, user.id)
     await store.revoke(trx, user.id)
-    return store.setRoles(trx, user.id, [...new Set([...user.roles, 'admin'])])
+    const roles = [...new Set([...user.roles, 'admin'])]
+    const detail = { from: user.roles, to: roles, by: 'command' }
+    await store.note(trx, { event: 'roles.changed', userId: user.id, detail })
+    return store.setRoles(trx, user.id, roles)
   })
   process.stdout.write(
     `${made?.email} is an admin now. Log in with the password, or ask for a code: POST /auth/login {"email"}\n`,

@@ -29,7 +29,7 @@ export const routes = (deps: Deps): Route[] => [
     answers: { 202: schema.Accepted },
     async handle({ ctx, body }) {
       const locale = body.locale ?? (ctx.acceptsLanguages('en', 'de', 'hi') || 'en')
-      await evened(accounts.register(deps, { ...body, locale }))
+      await evened(accounts.register(deps, { ...body, locale }, address(ctx)))
       return accepted
     },
   }),
@@ -89,7 +89,8 @@ export const routes = (deps: Deps): Route[] => [
         password === undefined
           ? await accounts.loginByCode(deps, email, code as string, address(ctx))
           : await accounts.loginByPassword(deps, email, password, address(ctx))
-      const client = { ip: address(ctx), userAgent: ctx.get('user-agent') }
+      const by = password === undefined ? 'code' : 'password'
+      const client = { ip: address(ctx), userAgent: ctx.get('user-agent'), by } as const
       return hand(ctx, await sessions.beginSession(deps, user, client), cookie)
     },
   }),
@@ -135,8 +136,8 @@ export const routes = (deps: Deps): Route[] => [
     summary: 'Mail a link to set a new password.',
     body: schema.Address,
     answers: { 202: schema.Accepted },
-    async handle({ body }) {
-      await evened(accounts.forgotPassword(deps, body.email))
+    async handle({ ctx, body }) {
+      await evened(accounts.forgotPassword(deps, body.email, address(ctx)))
       return accepted
     },
   }),
@@ -158,8 +159,8 @@ export const routes = (deps: Deps): Route[] => [
     body: schema.Reset,
     answers: { 204: null },
     problems: ['400 bad_token'],
-    async handle({ body }) {
-      await accounts.resetPassword(deps, body.token, body.password)
+    async handle({ ctx, body }) {
+      await accounts.resetPassword(deps, body.token, body.password, address(ctx))
     },
   }),
   route({
@@ -265,8 +266,26 @@ export const routes = (deps: Deps): Route[] => [
     body: schema.Roles,
     answers: { 200: schema.Profile },
     problems: ['409 last_admin'],
-    async handle({ params, body }) {
-      return schema.toProfile(await accounts.changeRoles(deps, params.id, [...new Set(body.roles)]))
+    async handle({ ctx, params, body, user }) {
+      const by = { actor: user.id, ip: address(ctx) }
+      return schema.toProfile(await accounts.changeRoles(deps, params.id, [...new Set(body.roles)], by))
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/audit',
+    access: 'audit:read',
+    summary: 'What happened to accounts and orders, newest first; kept for a year, of orders as long as they are.',
+    query: schema.AuditQuery,
+    answers: { 200: schema.Audit },
+    problems: ['400 bad_cursor'],
+    async handle({ query }) {
+      const before = query.cursor === undefined ? newest : readPosition(query.cursor)
+      const rows = await store.listAudit(deps.db.knex, { before, user: query.user, limit: query.limit + 1 })
+      const page = rows.slice(0, query.limit)
+      const last = rows.length > query.limit ? page.at(-1) : undefined
+      const next = last ? Buffer.from(`${last.at} ${last.id}`).toString('base64url') : null
+      return { items: page.map(schema.toEntry), next }
     },
   }),
   route({
@@ -306,6 +325,17 @@ function hand(ctx: Context, tokens: sessions.Tokens, cookie: boolean) {
 
 const setCookie = (ctx: Context, value: string, maxAge: number) =>
   ctx.append('Set-Cookie', `${cookieName}=${value}; Max-Age=${maxAge}; Path=/auth; HttpOnly; Secure; SameSite=Strict`)
+
+const newest = { at: 'infinity', id: '' }
+
+/** The position in a cursor of the audit. */
+function readPosition(cursor: string) {
+  const [at = '', id = ''] = Buffer.from(cursor, 'base64url').toString().split(' ')
+  const isMoment = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/.test(at) && !Number.isNaN(Date.parse(at))
+  if (!isMoment || !/^[0-9a-f-]{36}(:[a-z]+)?$/.test(id))
+    throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
+  return { at, id }
+}
 
 function readCursor(cursor: string): string {
   const email = Buffer.from(cursor, 'base64url').toString()

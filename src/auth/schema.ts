@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { linksTo, PictureLinks } from '../platform/pictures.ts'
 import { userRoles } from '../platform/routes.ts'
-import { avatarOf, type SessionRow, type UserRow } from './store.ts'
+import { type AuditRow, avatarOf, type SessionRow, type UserRow } from './store.ts'
 
 const isTimeZone = (zone: string) => {
   try {
@@ -70,6 +70,11 @@ export const UserQuery = z.strictObject({
   cursor: z.string().max(400).optional(),
   limit: z.coerce.number().int().min(1).max(100).default(20),
 })
+export const AuditQuery = z.strictObject({
+  user: z.uuid().toLowerCase().optional().describe('Only what happened to this account and its orders'),
+  cursor: z.string().max(200).optional(),
+  limit: z.coerce.number().int().min(1).max(100).default(20),
+})
 export const PageQuery = z.object({ token: z.string().max(100).optional() })
 
 export const Accepted = z.object({ status: z.literal('accepted') })
@@ -101,6 +106,16 @@ export const Session = z.object({
 })
 export const Sessions = z.object({ items: z.array(Session) })
 export const Users = z.object({ items: z.array(Profile), next: z.string().nullable() })
+export const AuditEntry = z.object({
+  id: z.string(),
+  at: z.iso.datetime(),
+  event: z.string().describe('As `login.failed`, `roles.changed`, `order.paid`'),
+  userId: z.uuid().nullable().describe('Whose account or order; null where there is none'),
+  actor: z.uuid().nullable().describe('Who did it; null where nobody was signed in, or a schedule or command did'),
+  ip: z.string().nullable(),
+  detail: z.record(z.string(), z.unknown()),
+})
+export const Audit = z.object({ items: z.array(AuditEntry), next: z.string().nullable() })
 export const Jwks = z.object({ keys: z.array(z.record(z.string(), z.unknown())) })
 
 export const toProfile = (u: UserRow): z.output<typeof Profile> => ({
@@ -121,6 +136,15 @@ export const toSession = (s: SessionRow, current: string): z.output<typeof Sessi
   userAgent: s.user_agent,
   createdAt: s.created_at.toISOString(),
   lastUsedAt: s.last_used_at.toISOString(),
+})
+export const toEntry = (row: AuditRow): z.output<typeof AuditEntry> => ({
+  id: row.id,
+  at: row.at,
+  event: row.event,
+  userId: row.user_id,
+  actor: row.actor,
+  ip: row.ip,
+  detail: row.detail,
 })
 /** The part of a user that every event for a mail carries. */
 export const toRecipient = (u: UserRow) => ({ userId: u.id, email: u.email, name: u.name, locale: u.locale })

@@ -22,17 +22,17 @@ export interface Tokens {
 export async function beginSession(
   { db, tokens }: Pick<Deps, 'db' | 'tokens'>,
   user: store.UserRow,
-  client: { ip: string; userAgent: string },
+  client: { ip: string; userAgent: string; by: 'password' | 'code' },
 ): Promise<Tokens> {
   const sid = uuid()
   const refreshToken = newSecret()
-  await db.knex.transaction((trx) =>
-    store.insertSession(
-      trx,
-      { id: sid, user_id: user.id, ip: client.ip, user_agent: client.userAgent.slice(0, 300) },
-      sha256(refreshToken),
-    ),
-  )
+  const { ip, by } = client
+  const userAgent = client.userAgent.slice(0, 300)
+  await db.knex.transaction(async (trx) => {
+    await store.insertSession(trx, { id: sid, user_id: user.id, ip, user_agent: userAgent }, sha256(refreshToken))
+    const detail = { by, sessionId: sid, userAgent }
+    await store.note(trx, { event: 'login.succeeded', userId: user.id, actor: user.id, ip, detail })
+  })
   return answer(tokens, user, sid, refreshToken)
 }
 
@@ -49,6 +49,7 @@ export async function refresh({ db, relay, revocations, tokens, config }: Deps, 
     if (!used?.live) return undefined
     const user = await store.userById(trx, used.user_id)
     if (used.fresh) return { user, sid: used.session_id }
+    await store.note(trx, { event: 'session.reused', userId: used.user_id, detail: { sessionId: used.session_id } })
     if (user) await append(trx, 'auth', 'msg.user.session_reused', toRecipient(user))
     return { ended: await store.revoke(trx, used.user_id, used.session_id) }
   })
@@ -70,7 +71,12 @@ const answer = (tokens: AccessTokens, user: store.UserRow, sid: string, refreshT
 
 /** Ends one session of a user, or all; how many were live. */
 export async function endSessions({ db, revocations }: Pick<Deps, 'db' | 'revocations'>, userId: string, sid?: string) {
-  const ended = await store.revoke(db.knex, userId, sid)
+  const ended = await db.knex.transaction(async (trx) => {
+    const sessions = await store.revoke(trx, userId, sid)
+    if (sessions.length > 0)
+      await store.note(trx, { event: 'session.ended', userId, actor: userId, detail: { sessions } })
+    return sessions
+  })
   revocations.announce(ended)
   return ended.length
 }

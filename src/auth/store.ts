@@ -263,3 +263,46 @@ export const noteFailure = (knex: Knex, key: Buffer) =>
   )
 
 export const forgetFailures = (knex: Knex, key: Buffer) => knex('auth.login_failure').where({ key }).delete()
+
+export interface Entry {
+  event: string
+  userId?: string
+  actor?: string
+  ip?: string
+  detail?: Record<string, unknown>
+}
+/** Adds to the audit, in the transaction of what it tells of. */
+export const note = (knex: Knex, { event, userId, actor, ip, detail = {} }: Entry) =>
+  knex('auth.audit').insert({ event, user_id: userId, actor, ip, detail: JSON.stringify(detail) })
+
+export interface AuditRow {
+  id: string
+  /** ISO 8601, in microseconds. */
+  at: string
+  event: string
+  user_id: string | null
+  actor: string | null
+  ip: string | null
+  detail: Record<string, unknown>
+}
+/** Entries of the audit and of all orders before a position, newest first; of one user where one is given. */
+export async function listAudit(
+  knex: Knex,
+  { before, user, limit }: { before: { at: string; id: string }; user?: string; limit: number },
+): Promise<AuditRow[]> {
+  const { rows } = await knex.raw(
+    `select id, to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at, event, user_id, actor, ip, detail
+     from (
+       (select a.id::text, a.at, a.event, a.user_id, a.actor, a.ip, a.detail from auth.audit a
+        where ${user ? 'a.user_id = :user and' : ''} a.at <= cast(:at as timestamptz)
+          and (a.at, a.id::text collate "C") < (cast(:at as timestamptz), cast(:id as text) collate "C")
+        order by a.at desc, a.id::text collate "C" desc limit :limit)
+       union all
+       (select o.id, o.at, o.event, o.user_id, o.actor, null, o.detail
+        from orders.audit(cast(:at as timestamptz), cast(:id as text), :limit, cast(:user as uuid)) o)
+     ) entry
+     order by entry.at desc, entry.id collate "C" desc limit :limit`,
+    { ...before, user: user ?? null, limit },
+  )
+  return rows
+}

@@ -10,6 +10,7 @@ import {
   askFeedback,
   expireOrders,
   purge,
+  purgeAudit,
   purgeLogins,
   purgeRuns,
   remindCarts,
@@ -55,9 +56,10 @@ export const jobs: Job[] = [
     name: 'purge',
     pattern: '30 3 * * *',
     async run({ db, stopping }) {
-      let logins = 0
+      let [logins, audit] = [0, 0]
       for (let done = 1; done > 0 && !stopping.aborted; logins += done) done = await purgeLogins(db)
-      return { logins, ...(await purge(db)) }
+      for (let done = 1; done > 0 && !stopping.aborted; audit += done) done = await purgeAudit(db)
+      return { logins, audit, ...(await purge(db)) }
     },
   },
 ]

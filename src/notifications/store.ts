@@ -187,6 +187,12 @@ export async function purge(db: Db) {
   return rows[0] as { mails: number; digests: number; keys: number; objects: number }
 }
 
+/** Forgets up to 5,000 entries of the audit that are older than a year; how many. */
+export async function purgeAudit(db: Db): Promise<number> {
+  const { rows } = await db.knex.raw('select auth.purge_audit() as done')
+  return rows[0].done
+}
+
 /** Forgets up to 5,000 sessions, codes and failures to log in each; how many. */
 export async function purgeLogins(db: Db): Promise<number> {
   const { rows } = await db.knex.raw('select auth.purge() as done')

@@ -11,12 +11,13 @@ const loginOf = (role: (typeof roleNames)[number]) =>
 
 /** Functions that a role may call outside its own schema, by name. */
 const granted: Record<string, string[]> = {
-  auth: [],
+  auth: ['orders.audit'],
   products: [],
   orders: ['products.quote', 'products.return_stock', 'products.take_stock'],
   notifications: [
     'auth.digest_readers',
     'auth.purge',
+    'auth.purge_audit',
     'auth.tell_unused',
     'orders.ask_feedback',
     'orders.digest',
