@@ -8,7 +8,7 @@ import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
 import { eventually } from '../support/shop.ts'
 import { crowding, type Host, lacking, openHost, removeImages, run } from './host.ts'
-import { type Buyer, newBuyer, type Sale, signIn, startLoad, stockProducts, whatIsLost } from './load.ts'
+import { type Buyer, contents, newBuyer, type Sale, signIn, startLoad, stockProducts, whatIsLost } from './load.ts'
 
 // The dev form on a real Docker, from a clean clone to an upgrade; each test goes on from where the one before it left.
 const missing = await lacking()
@@ -294,13 +294,8 @@ test('rotate every secret on the running host → no failed request', async (t) 
   t.deepEqual(await nothingLost(), { lost: [], oversold: [] })
 })
 
-/** Of each table its rows, in any order; how the shop differs from another moment is how these differ. */
-const contents = async () =>
-  (
-    await host.sql(`select format('select %L, count(*), coalesce(md5(string_agg(md5(t::text), '''' order by md5(t::text))), '''') from %I.%I t',
-    schemaname || '.' || tablename, schemaname, tablename)
-    from pg_tables where schemaname in ('auth', 'products', 'orders', 'notifications') and tablename not in ('cron_run', 'outbox') \\gexec`)
-  ).sort()
+/** What is in the shop; how it differs from another moment is how these differ. */
+const kept = () => contents(host.sql, [...roleNames])
 const backups = () => {
   mkdirSync(join(host.clone, 'backups'), { recursive: true })
   return readdirSync(join(host.clone, 'backups')).filter((name) => name.endsWith('.tar'))
@@ -333,7 +328,7 @@ test('restore an interrupted, truncated, damaged or foreign backup, or over data
     ],
     'not a tar': [/no backup of this shop/, (path) => writeFileSync(path, randomBytes(20_000))],
   }
-  const before = await contents()
+  const before = await kept()
   for (const [what, [reason, spoil]] of Object.entries(bad)) {
     const path = join(host.dir, 'bad.tar')
     copyFileSync(whole, path)
@@ -351,7 +346,7 @@ test('restore an interrupted, truncated, damaged or foreign backup, or over data
   t.regex((await host.make(['restore', `FILE=${whole}`], { any: true })).all, /this shop has data/)
   const elsewhere = await host.make(['restore', `FILE=${whole}`], { any: true, env: { SOPS_AGE_KEY_FILE: '/nowhere' } })
   t.regex(elsewhere.all, /open with the identity age1/)
-  t.deepEqual(await contents(), before)
+  t.deepEqual(await kept(), before)
 
   // Interrupted: what there is of it is not taken for a backup.
   const stop = new AbortController()
@@ -371,7 +366,7 @@ test('down, all volumes gone, restore → containers end by themselves, and the 
   const image = (await call(url, 'GET', `/product/${products[0]}`)).body.image.large as string
   const picture = (await call(url, 'GET', image)).text
   await host.compose(['stop', 'edge', ...roleNames])
-  const before = await contents()
+  const before = await kept()
   await host.compose(['start', ...roleNames, 'edge'])
   const { out } = await host.make(['backup'])
   const file = /backups\/\S+\.tar/.exec(out)?.[0] as string
@@ -397,7 +392,7 @@ test('down, all volumes gone, restore → containers end by themselves, and the 
   // The seeded catalogue and the sessions of customers are among them.
   const changing = (row: string) => /^auth\.(session|refresh_token)/.test(row)
   t.deepEqual(
-    (await contents()).filter((row) => !changing(row)),
+    (await kept()).filter((row) => !changing(row)),
     before.filter((row) => !changing(row)),
   )
   t.is((await call(url, 'GET', image)).text, picture)

@@ -5,7 +5,7 @@ import { parse } from 'yaml'
 import { roleNames } from '../../src/platform/config.ts'
 import { type Cluster, lackingCluster, loadImages, newVersion, openCluster } from './cluster.ts'
 import { crowding, removeImages, run } from './host.ts'
-import { type Market, openMarket, signIn } from './load.ts'
+import { contents, type Market, openMarket, signIn } from './load.ts'
 
 // The chart on a real cluster, with Helm 4 or the one that HELM names; each test goes on from where the one before it left.
 const helm = process.env.HELM ?? 'helm'
@@ -221,4 +221,22 @@ test('helm uninstall → the volumes stay, and another install finds the data', 
   for (const buyer of market.buyers) Object.assign(buyer, await signIn(cluster.url, buyer))
   t.deepEqual(await market.lost(cluster.sql), { lost: [], oversold: [] })
   t.regex((await onRelease('test', 'bodega')).out, /Phase:\s+Succeeded/)
+})
+
+test('make backup TARGET=cluster, then another install without volumes and make restore → the same row by row', async (t) => {
+  t.timeout(500_000)
+  const kept = () => contents(cluster.sql, ['auth', 'products', 'orders'])
+  const load = await market.during(() => cluster.make(['backup', 'TARGET=cluster'], { seconds: 200 }))
+  t.deepEqual(load.failures, [])
+  const before = await kept()
+  const { out } = await cluster.make(['backup', 'TARGET=cluster'], { seconds: 200 })
+  const file = /backups\/\S+\.tar/.exec(out)?.[0] as string
+
+  await onRelease('uninstall', 'bodega', '--wait')
+  await cluster.k(['delete', 'pvc', '-l', 'app.kubernetes.io/instance=bodega', '--timeout=90s'])
+  await release('install', version, ['--set', 'dev.seed=false', '--wait', '--timeout', '5m'])
+  const restored = await cluster.make(['restore', 'TARGET=cluster', `FILE=${file}`], { seconds: 300 })
+  t.log(restored.out.split('\n').at(-1))
+  t.deepEqual(await kept(), before)
+  t.regex(await cluster.tour(), /All \d+ steps as promised/)
 })

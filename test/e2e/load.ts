@@ -193,6 +193,17 @@ export async function whatIsLost(
   return { lost: [...sales.keys()].filter((id) => !ids.has(id)), oversold }
 }
 
+/** Of each table of `schemas` that a backup keeps, the number and a checksum of its rows, in any order. */
+export async function contents(sql: (statement: string) => Promise<string[]>, schemas: string[]) {
+  const rows = await sql(
+    `select format('select %L, count(*), coalesce(md5(string_agg(md5(t::text), $$$$ order by md5(t::text))), $$$$) from %I.%I t',
+       schemaname || '.' || tablename, schemaname, tablename)
+     from pg_tables where schemaname in (${schemas.map((name) => `'${name}'`).join()})
+       and tablename not in ('cron_run', 'outbox') \\gexec`,
+  )
+  return rows.sort()
+}
+
 export type Market = Awaited<ReturnType<typeof openMarket>>
 
 /** Three customers, products that do not run out, and a ledger of what was sold; `makeAdmin` is the operator's command. */
