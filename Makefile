@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import job dlq migrate policy routes check lint format test parity sbom bench version
+.PHONY: help demo demo-reset tour admin import export job dlq migrate policy routes check lint format test parity sbom bench version
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ admin: node_modules/.package-lock.json ## Make a registered user an admin (EMAIL
 
 import: node_modules/.package-lock.json ## Load products from CSV or JSON lines (FILE=products.csv)
 	@$(call as,products) import "$(FILE)"
+
+export: node_modules/.package-lock.json ## Write products as CSV or JSON lines, which import takes back (FILE=products.csv)
+	@$(call as,products) export "$(FILE)"
 
 job: node_modules/.package-lock.json ## Run a scheduled job now (NAME=expire-orders)
 	@$(call as,notifications) job "$(NAME)"

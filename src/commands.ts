@@ -18,6 +18,10 @@ const commands: Record<string, Command> = {
     help: 'import FILE      load products from CSV or JSON lines',
     run: async (file) => (await import('./products/commands.ts')).runImport(file, process.env),
   },
+  export: {
+    help: 'export FILE      write products as CSV or JSON lines',
+    run: async (file) => (await import('./products/commands.ts')).runExport(file, process.env),
+  },
   seed: {
     help: 'seed             load the example catalogue',
     run: async () => (await import('./products/commands.ts')).runSeed(process.env),

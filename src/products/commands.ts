@@ -1,7 +1,8 @@
-import { createReadStream } from 'node:fs'
-import { stat } from 'node:fs/promises'
+import { createReadStream, createWriteStream } from 'node:fs'
+import { rename, rm, stat } from 'node:fs/promises'
 import { extname } from 'node:path'
 import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { readArchive, writeArchive } from '../platform/archive.ts'
 import { ConfigError, config } from '../platform/config.ts'
 import { type Db, openDb, outOfReach } from '../platform/db.ts'
@@ -10,34 +11,40 @@ import { openObjects } from '../platform/objects.ts'
 import { openPictures } from '../platform/pictures.ts'
 import { Problem } from '../platform/problem.ts'
 import { drawingOf, paint } from './drawings.ts'
+import { exportCatalogue } from './export.ts'
 import { imageForm } from './image.ts'
 import { type Counts, importCatalogue, UnreadableFile } from './import.ts'
 import { catalogue } from './seed.ts'
 import { addImages, skusWithoutImage } from './store.ts'
 
 const formats = { '.csv': 'csv', '.jsonl': 'jsonl', '.ndjson': 'jsonl' } as const
-const isKnown = (end: string): end is keyof typeof formats => Object.hasOwn(formats, end)
+
+/** The format that the end of a file's name stands for; ConfigError where it stands for none. */
+function formatOf(command: string, file: string | undefined): 'csv' | 'jsonl' {
+  if (!file) throw new ConfigError('the command line', [`say which file: ${command} products.csv`])
+  const end = extname(file).toLowerCase()
+  if (!Object.hasOwn(formats, end))
+    throw new ConfigError('the command line', [`${file} must end in ${Object.keys(formats).join(', ')}`])
+  return formats[end as keyof typeof formats]
+}
 
 /**
  * Imports a file of products by its name's end: .csv, or .jsonl and .ndjson. Refused lines and progress go to standard
  * error, the counts to standard output. The exit code is 1 where a line was refused or the file cannot be read.
  */
 export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv) {
-  if (!file) throw new ConfigError('the command line', ['say which file: import products.csv'])
-  const end = extname(file).toLowerCase()
-  if (!isKnown(end))
-    throw new ConfigError('the command line', [`${file} must end in ${Object.keys(formats).join(', ')}`])
+  const format = formatOf('import', file)
   const db = openCatalogue(env)
   await using _ = db
   try {
-    const { size } = await stat(file)
-    const source = createReadStream(file, { highWaterMark: 256 * 1024 })
+    const { size } = await stat(file as string)
+    const source = createReadStream(file as string, { highWaterMark: 256 * 1024 })
     const showProgress = progress((counts) => {
       const percent = size === 0 ? 100 : Math.floor((source.bytesRead / size) * 100)
       return `${percent} % · ${total(counts)} products`
     })
     const counts = await importCatalogue(db.knex, source, {
-      format: formats[end],
+      format,
       onProgress: showProgress,
       onRefused: (line, reason) => process.stderr.write(`${clear}line ${line} refused: ${reason}\n`),
     })
@@ -48,6 +55,37 @@ export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv
     const why = fault(error)
     if (!why) throw error
     process.stderr.write(`${clear}${file}: ${why}\n`)
+    process.exitCode = 1
+  }
+}
+
+/**
+ * Writes the catalogue to a file whose name ends as for an import, which takes it as nothing new. The file is there whole
+ * or not at all; the exit code is 1 where it cannot be written.
+ */
+export async function runExport(file: string | undefined, env: NodeJS.ProcessEnv) {
+  const format = formatOf('export', file)
+  const db = openCatalogue(env)
+  await using _ = db
+  const unfinished = `${file}.${process.pid}.tmp`
+  let products = 0
+  try {
+    await pipeline(
+      async function* () {
+        products = yield* exportCatalogue(db.knex, format)
+      },
+      createWriteStream(unfinished, { flush: true }),
+    )
+    await rename(unfinished, file as string)
+    process.stderr.write(`${number(products)} products\n`)
+  } catch (error) {
+    await rm(unfinished, { force: true })
+    const { code, message } = error as NodeJS.ErrnoException
+    const why = outOfReach(error)
+      ? `the database is out of reach (${message})`
+      : /^E[A-Z]+$/.test(code ?? '') && `the file cannot be written (${code})`
+    if (!why) throw error
+    process.stderr.write(`${file}: ${why}\n`)
     process.exitCode = 1
   }
 }

@@ -191,8 +191,8 @@ function readHeader(text: string) {
   return { names, delimiter }
 }
 
-/** How far a quoted field may reach: then its opening quote is taken to be a mistake. */
-const mostLinesOfRecord = 200
+/** How far a quoted field may reach, which is a description of nothing but line ends: then its opening quote is taken to be a mistake. */
+const mostLinesOfRecord = 10_001
 
 /** Joins lines to records. `open` is what needs more lines; nothing does when these are the last. */
 function recordsIn(lines: Line[], last: boolean) {

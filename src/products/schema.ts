@@ -33,6 +33,8 @@ const facts = {
     .trim()
     .max(10_000, 'must have at most 10000 characters')
     .regex(manyLines, 'must be plain text')
+    // One kind of line end, whoever wrote it: CSV cannot carry two.
+    .overwrite((text) => text.replace(/\r\n?/g, '\n'))
     .default(''),
   category: label(64),
   price: whole(0, Number.MAX_SAFE_INTEGER).describe('Minor units of the currency'),

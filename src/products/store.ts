@@ -386,3 +386,15 @@ export async function upsertProducts(knex: Knex, products: (ImportedProduct & { 
   const { created, touched } = rows[0] as { created: number; touched: number }
   return { created, changed: touched - created }
 }
+
+/** Up to `limit` live products with their stock, in order of id after `after`; an empty one is before all. */
+export async function exportPage(trx: Knex.Transaction, after: string, limit: number) {
+  const { rows } = await trx.raw(
+    `select p.id, p.sku, p.name, p.description, p.category, p.price, p.currency, s.on_hand as stock
+     from products.product p join products.stock s on s.product_id = p.id
+     where p.deleted_at is null and p.id > coalesce(nullif(?, '')::uuid, '00000000-0000-0000-0000-000000000000')
+     order by p.id limit ?`,
+    [after, limit],
+  )
+  return rows as (NewProduct & { id: string })[]
+}
