@@ -135,6 +135,7 @@ test('apply -k once more → changes nothing', async (t) => {
 
 test('make tour through a NodePort → every step as promised', async (t) => {
   t.timeout(120_000)
+  await cluster.reached()
   t.regex(await cluster.tour(), /All \d+ steps as promised/)
 })
 
@@ -339,6 +340,7 @@ test('delete -k, then apply -k → the data volumes stayed, and the shop has its
   await cluster.settled()
   t.log(`ready again after ${since(began)}`)
   t.deepEqual(await market.lost(cluster.sql), none)
+  await cluster.reached()
   t.regex(await cluster.tour(), /All \d+ steps as promised/)
 })
 
@@ -360,5 +362,6 @@ test('make restore TARGET=cluster → refused over data; into an empty shop the 
   const { out } = await onCluster('restore', `FILE=${file}`)
   t.log(`${out.split('\n').at(-1)}, in ${since(began)}`)
   t.deepEqual(await kept(), before)
+  await cluster.reached()
   t.regex(await cluster.tour(), /All \d+ steps as promised/)
 })

@@ -89,6 +89,17 @@ export async function openCluster({ version }: { version: string }) {
         await k(['rollout', 'status', object, `--timeout=${left()}s`], { seconds: seconds + 10 })
       await k(['wait', '--for=condition=Complete', 'job', '--all', `--timeout=${left()}s`], { seconds: seconds + 10 })
     },
+    /** Waits until the node's port leads to a new edge: a node hears of a ready pod a moment after everyone else. */
+    reached: () =>
+      eventually(
+        'the port of the node leads to the edge',
+        () =>
+          fetch(`http://${node}:${port}/healthz`).then(
+            (answer) => answer.ok,
+            () => false,
+          ),
+        30_000,
+      ),
     /** Waits until no pod is on its way in or out. */
     quiet: (seconds = 90) =>
       eventually(

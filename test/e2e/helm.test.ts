@@ -105,6 +105,7 @@ test('helm install --wait with images present → the whole shop within 60 s', a
   for (const role of [...roleNames, 'edge'])
     t.is(await cluster.get(`deployment/bodega-${role}`, '.status.readyReplicas'), '1')
   await cluster.settled()
+  await cluster.reached()
 })
 
 test('helm test → the shop answers through the edge', async (t) => {
@@ -218,6 +219,7 @@ test('helm uninstall → the volumes stay, and another install finds the data', 
   await cluster.k(['wait', '--for=delete', 'pod', '-l', 'app.kubernetes.io/instance=bodega', '--timeout=90s'])
   t.is(await claims(), before)
   await release('install', version, ['--wait', '--timeout', '5m'])
+  await cluster.reached()
   for (const buyer of market.buyers) Object.assign(buyer, await signIn(cluster.url, buyer))
   t.deepEqual(await market.lost(cluster.sql), { lost: [], oversold: [] })
   t.regex((await onRelease('test', 'bodega')).out, /Phase:\s+Succeeded/)
@@ -238,5 +240,6 @@ test('make backup TARGET=cluster, then another install without volumes and make 
   const restored = await cluster.make(['restore', 'TARGET=cluster', `FILE=${file}`], { seconds: 300 })
   t.log(restored.out.split('\n').at(-1))
   t.deepEqual(await kept(), before)
+  await cluster.reached()
   t.regex(await cluster.tour(), /All \d+ steps as promised/)
 })
