@@ -1,6 +1,7 @@
+import { STATUS_CODES } from 'node:http'
 import { z } from 'zod'
 import { uploadTypes } from './platform/images.ts'
-import type { Table, TableRow } from './platform/routes.ts'
+import { refreshCookie, type Table, type TableRow } from './platform/routes.ts'
 
 const Problem = {
   type: 'object',
@@ -17,9 +18,10 @@ const Problem = {
 /** The OpenAPI 3.1 document of all roles, from the same table and schemas that the code runs on. */
 export function openapi(table: Table, version: string) {
   const paths: Record<string, Record<string, object>> = {}
+  const refusals = new Map<string, object>()
   for (const row of table) {
     if (row.internal) continue
-    paths[row.path] = { ...paths[row.path], [row.method.toLowerCase()]: operation(row) }
+    paths[row.path] = { ...paths[row.path], [row.method.toLowerCase()]: operation(row, refusals) }
   }
   return {
     openapi: '3.1.0',
@@ -34,19 +36,29 @@ export function openapi(table: Table, version: string) {
     paths,
     components: {
       schemas: { Problem },
-      securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } },
+      responses: Object.fromEntries(refusals),
+      securitySchemes: {
+        bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: 'The access token of a login.' },
+        refreshCookie: {
+          type: 'apiKey',
+          in: 'cookie',
+          name: refreshCookie,
+          description: 'The refresh token of a login with {cookie: true}; needs the Origin of the shop.',
+        },
+      },
     },
   }
 }
 
-function operation(row: TableRow) {
+function operation(row: TableRow, refusals: Map<string, object>) {
   const body = row.body && schemaOf(row.body, 'input')
+  const where = `${row.method} ${row.path}`
   return {
     operationId: operationId(row),
     tags: [row.role],
     summary: row.summary,
     description: `Who may call it: ${who(row)}.`,
-    security: row.access === 'public' ? [] : [{ bearer: [] }],
+    security: security(row),
     parameters: [
       ...[...row.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
         name,
@@ -59,18 +71,37 @@ function operation(row: TableRow) {
         name: header.replace(/!$/, ''),
         in: 'header',
         required: header.endsWith('!'),
-        schema: { type: 'string' },
+        schema: headerSchemas[header.replace(/!$/, '')] ?? { type: 'string' },
       })),
     ],
     ...(body && {
       requestBody: {
         required: !row.body?.safeParse(undefined).success,
-        content: { 'application/json': { schema: body } },
+        content: { 'application/json': { schema: body, example: exampleOf(body, `the body of ${where}`) } },
       },
     }),
     ...(row.upload && { requestBody: { required: true, content: uploadContent } }),
-    responses: responses(row),
+    responses: responses(row, refusals),
   }
+}
+
+const security = ({ access, cookie }: TableRow) => {
+  if (cookie) return [{}, { refreshCookie: [] }]
+  if (access === 'PRODUCT_READ') return [{}, { bearer: [] }]
+  return access === 'public' ? [] : [{ bearer: [] }]
+}
+
+const headerSchemas: Record<string, object> = {
+  'Idempotency-Key': {
+    type: 'string',
+    minLength: 1,
+    maxLength: 255,
+    pattern: '^[ -~]+$',
+    examples: ['order-2026-11-0001'],
+  },
+  'If-Match': { type: 'string', examples: ['"v1"', '*'] },
+  'If-None-Match': { type: 'string', examples: ['"v1"'] },
+  Range: { type: 'string', examples: ['bytes=0-1023'] },
 }
 
 const file = { type: 'string', format: 'binary' }
@@ -103,9 +134,40 @@ const who = ({ access }: TableRow) =>
 const operationId = ({ method, path }: TableRow) =>
   `${method.toLowerCase()}${path.replace(/[{}]/g, '').replace(/[/.-]+(\w)/g, (_, letter) => letter.toUpperCase())}`
 
-const schemaOf = (schema: z.ZodType, io: 'input' | 'output') => {
-  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io, unrepresentable: 'any' })
-  return rest
+type Schema = z.core.JSONSchema.JSONSchema
+const schemaOf = (schema: z.ZodType, io: 'input' | 'output'): Schema => {
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, {
+    io,
+    unrepresentable: 'any',
+    override({ jsonSchema }) {
+      // The format says it already, at less length.
+      if (jsonSchema.format) delete jsonSchema.pattern
+    },
+  })
+  return rest as Schema
+}
+
+const formats: Record<string, string> = {
+  uuid: '01935f2e-7c1a-7b3e-9d52-6f0a4c8b1e07',
+  'date-time': '2026-11-25T09:30:00.000Z',
+}
+
+/** A value that fits the schema: its own first example, or made of those of its parts. Throws where there is none. */
+function exampleOf(schema: Schema, what: string): unknown {
+  const { examples, enum: choices, anyOf, type, format, properties = {}, required = [], items } = schema
+  if (Array.isArray(examples)) return examples[0]
+  if (schema.const !== undefined) return schema.const
+  if (choices) return choices[0]
+  if (anyOf) return exampleOf(anyOf[0] as Schema, what)
+  if (type === 'object')
+    return Object.fromEntries(
+      required.map((name) => [name, exampleOf(properties[name] as Schema, `${name} in ${what}`)]),
+    )
+  if (type === 'array') return [exampleOf(items as Schema, what)]
+  if (type === 'boolean') return schema.default ?? true
+  if (type === 'integer' || type === 'number') return schema.default ?? Math.max(1, schema.minimum ?? 1)
+  if (format && formats[format]) return formats[format]
+  throw new Error(`the OpenAPI document needs an example of ${what}: give its schema .meta({ examples: […] })`)
 }
 
 const propertyOf = (schema: z.ZodType | undefined, name: string) =>
@@ -122,36 +184,79 @@ function queryOf({ query }: TableRow) {
   }))
 }
 
-function responses(row: TableRow) {
-  const good = Object.entries(row.answers).map(([status, schema]) => [
-    status,
-    schema
-      ? { description: 'As asked.', content: { 'application/json': { schema: schemaOf(schema, 'output') } } }
-      : { description: 'As asked.', ...(row.media && { content: { [row.media]: { schema: file } } }) },
-  ])
-  const codes = new Map<string, string[]>()
-  const add = (status: string, code: string) => codes.set(status, [...(codes.get(status) ?? []), code])
+const goodAnswers: Record<string, string> = {
+  200: 'As asked.',
+  201: 'Made.',
+  202: 'Accepted; what follows comes by mail.',
+  204: 'Done.',
+  206: 'The range that was asked for.',
+  304: 'Not changed since.',
+}
+
+/** The answers of a route; each refusal is noted once in `refusals`, under its status and codes. */
+function responses(row: TableRow, refusals: Map<string, object>) {
+  const where = `${row.method} ${row.path}`
+  const good = Object.entries(row.answers).map(([status, schema]) => {
+    const json = schema && schemaOf(schema, 'output')
+    const media = row.media ?? 'text/html'
+    const content = json
+      ? { 'application/json': { schema: json, example: exampleOf(json, `the answer ${status} of ${where}`) } }
+      : ['200', '206'].includes(status) && { [media]: { schema: media === 'text/html' ? { type: 'string' } : file } }
+    return [status, { description: goodAnswers[status], ...(content && { content }) }]
+  })
+  const codes = new Map<string, Set<string>>()
+  const add = (status: string, code: string) => codes.set(status, (codes.get(status) ?? new Set()).add(code))
   if (row.body || row.query) add('400', 'invalid_input')
   if (row.body) {
+    add('400', 'bad_body')
+    if (!row.body.safeParse(undefined).success) add('400', 'body_missing')
     add('413', 'body_too_large')
     add('415', 'json_only')
+    add('415', 'unsupported_encoding')
   }
   if (row.upload) for (const problem of uploadProblems) add(...problem)
   if (row.access !== 'public') {
     add('401', 'unauthenticated')
     add('403', 'forbidden')
   }
-  if (row.path.includes('{')) add('404', 'not_found')
+  if (row.path.includes('{')) {
+    add('404', 'not_found')
+    // Of a path that can be read in two ways, or not at all.
+    add('403', 'forbidden')
+    add('403', 'bad_path')
+    add('400', 'bad_request')
+  }
   if (row.limit) add('429', 'slow_down')
   add('406', 'not_acceptable')
   add('503', 'unavailable')
   for (const problem of row.problems ?? []) add(...(problem.split(' ') as [string, string]))
-  const bad = [...codes].map(([status, names]) => [
-    status,
-    {
-      description: [...new Set(names)].map((name) => `\`${name}\``).join(', '),
-      content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } },
-    },
-  ])
+  const bad = [...codes].map(([status, names]) => {
+    const name = [status, ...[...names].sort()].join('.')
+    refusals.set(name, refusal(status, [...names].sort()))
+    return [status, { $ref: `#/components/responses/${name}` }]
+  })
   return Object.fromEntries([...good, ...bad].sort(([a], [b]) => Number(a) - Number(b)))
 }
+
+const headersOf: Record<string, object> = {
+  401: { 'WWW-Authenticate': { schema: { type: 'string' } } },
+  429: { 'Retry-After': { description: 'Seconds.', schema: { type: 'string' } } },
+  503: { 'Retry-After': { description: 'Seconds.', schema: { type: 'string' } } },
+}
+
+const refusal = (status: string, codes: string[]) => ({
+  description: codes.map((code) => `\`${code}\``).join(', '),
+  ...(headersOf[status] && { headers: headersOf[status] }),
+  content: {
+    'application/problem+json': {
+      schema: { allOf: [{ $ref: '#/components/schemas/Problem' }, { properties: { code: { enum: codes } } }] },
+      example: {
+        type: 'about:blank',
+        title: STATUS_CODES[status],
+        status: Number(status),
+        code: codes[0],
+        detail: 'What is wrong, by which rule, and what to do next.',
+      },
+    },
+  },
+})

@@ -2,8 +2,25 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { generated } from '../src/commands.ts'
+import { openapi } from '../src/openapi.ts'
+import { table } from '../src/table.ts'
 
 test('the route table and the settings as they are now → the files made from them are not stale', async (t) => {
   for (const [file, text] of Object.entries(await generated()))
     t.is(readFileSync(join(import.meta.dirname, '..', file), 'utf8'), text, `${file} is stale; run: make routes`)
+})
+
+test('the OpenAPI document, the example of each body and answer → fits the schema that the route goes by', async (t) => {
+  const rows = (await table()).filter((row) => !row.internal)
+  // biome-ignore lint/suspicious/noExplicitAny: a document is read here as whoever reads it would
+  const { paths } = openapi(rows, '1.0.0') as any
+  for (const row of rows) {
+    const { requestBody, responses } = paths[row.path][row.method.toLowerCase()]
+    const where = `${row.method} ${row.path}`
+    const example = (from: { content: Record<string, { example: unknown }> }) =>
+      from.content['application/json']?.example
+    if (row.body) t.notThrows(() => row.body?.parse(example(requestBody)), where)
+    for (const [status, schema] of Object.entries(row.answers))
+      if (schema) t.notThrows(() => schema.parse(example(responses[status])), `${where} ${status}`)
+  }
 })

@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import type { Context } from 'koa'
 import { FileHash, type Pictures } from '../platform/pictures.ts'
 import { problem } from '../platform/problem.ts'
-import { Id, type Route, route } from '../platform/routes.ts'
+import { Id, type Route, refreshCookie, route } from '../platform/routes.ts'
 import * as accounts from './accounts.ts'
 import { changeAvatar } from './avatar.ts'
 import { sendResetPage, sendVerifyPage } from './pages.ts'
@@ -14,7 +14,6 @@ export interface Deps extends sessions.Deps {
   avatars: Pictures
 }
 
-const cookieName = '__Secure-refresh'
 const accepted = { status: 'accepted' } as const
 
 export const routes = (deps: Deps): Route[] => [
@@ -98,6 +97,7 @@ export const routes = (deps: Deps): Route[] => [
     method: 'POST',
     path: '/auth/refresh',
     access: 'public',
+    cookie: true,
     limit: 'sign-in',
     summary: 'Exchange the refresh token, from the body or the cookie, for new tokens. Each is good for one exchange.',
     body: schema.Refresh,
@@ -105,7 +105,7 @@ export const routes = (deps: Deps): Route[] => [
     problems: ['401 bad_refresh_token', '403 wrong_origin'],
     async handle({ ctx, body }) {
       const fromCookie = body?.refreshToken === undefined
-      const token = body?.refreshToken ?? ctx.cookies.get(cookieName)
+      const token = body?.refreshToken ?? ctx.cookies.get(refreshCookie)
       if (!token)
         throw problem.unauthenticated(
           'bad_refresh_token',
@@ -324,7 +324,10 @@ function hand(ctx: Context, tokens: sessions.Tokens, cookie: boolean) {
 }
 
 const setCookie = (ctx: Context, value: string, maxAge: number) =>
-  ctx.append('Set-Cookie', `${cookieName}=${value}; Max-Age=${maxAge}; Path=/auth; HttpOnly; Secure; SameSite=Strict`)
+  ctx.append(
+    'Set-Cookie',
+    `${refreshCookie}=${value}; Max-Age=${maxAge}; Path=/auth; HttpOnly; Secure; SameSite=Strict`,
+  )
 
 const newest = { at: 'infinity', id: '' }
 

@@ -1,37 +1,44 @@
 import { z } from 'zod'
 import { Problem, problem } from '../platform/problem.ts'
+import { NextCursor } from '../platform/routes.ts'
 
 export const statuses = ['pending', 'paid', 'shipped', 'delivered', 'cancelled', 'expired'] as const
 
 const quantity = z.int().min(1).max(99)
-const minorUnits = z.int().min(0)
+const minorUnits = z
+  .int()
+  .min(0)
+  .meta({ description: 'Minor units of the currency', examples: [1250] })
+const sku = z.string().meta({ examples: ['MUG-03-BLUE'] })
+const name = z.string().meta({ examples: ['Mug, blue'] })
+const currency = z.string().meta({ description: 'ISO 4217', examples: ['EUR'] })
 const moment = z.iso.datetime()
 
 /** Lines of an order at most, and of a cart. */
 export const mostLines = 100
 
-export const NewOrder = z.strictObject({
-  /** Absent: the cart. */
-  items: z
-    .array(z.strictObject({ productId: z.uuid().toLowerCase(), quantity }))
-    .min(1)
-    .max(mostLines)
-    .refine((items) => new Set(items.map((item) => item.productId)).size === items.length, 'names a product twice')
-    .optional(),
-  /** Minor units; the order is refused when its total is another. */
-  expectedTotal: minorUnits.optional(),
-})
+export const NewOrder = z
+  .strictObject({
+    items: z
+      .array(z.strictObject({ productId: z.uuid().toLowerCase(), quantity }))
+      .min(1)
+      .max(mostLines)
+      .refine((items) => new Set(items.map((item) => item.productId)).size === items.length, 'names a product twice')
+      .optional()
+      .describe('The lines; those of the cart where there are none.'),
+    expectedTotal: minorUnits.optional().describe('The order is refused when its total is another.'),
+  })
+  .meta({
+    examples: [{ items: [{ productId: '01935f2e-7c1a-7b3e-9d52-6f0a4c8b1e07', quantity: 2 }], expectedTotal: 2500 }],
+  })
 export type NewOrder = z.output<typeof NewOrder>
 
 export const Order = z.object({
   id: z.uuid(),
   status: z.enum(statuses),
-  currency: z.string(),
-  /** Minor units. */
+  currency,
   total: minorUnits,
-  items: z.array(
-    z.object({ productId: z.uuid(), sku: z.string(), name: z.string(), price: minorUnits, quantity: z.int() }),
-  ),
+  items: z.array(z.object({ productId: z.uuid(), sku, name, price: minorUnits, quantity: z.int() })),
   createdAt: moment,
   paidAt: moment.nullable(),
   shippedAt: moment.nullable(),
@@ -40,13 +47,12 @@ export const Order = z.object({
   expiredAt: moment.nullable(),
 })
 
-export const OrderPage = z.object({ items: z.array(Order), next: z.string().nullable() })
+export const OrderPage = z.object({ items: z.array(Order), next: NextCursor })
 
 export const OrderQuery = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20),
   cursor: z.string().max(64).optional(),
-  /** `all`: orders of every user, for staff. */
-  user: z.literal('all').optional(),
+  user: z.literal('all').optional().describe('Orders of every user, for staff.'),
 })
 
 export const CartItemId = z.object({ productId: z.uuid().toLowerCase() })
@@ -57,16 +63,20 @@ export const Cart = z.object({
     z.object({
       productId: z.uuid(),
       quantity: z.int(),
-      /** Whether this many can be bought now; sku, name, price and currency are null where the product is gone. */
-      available: z.boolean(),
-      sku: z.string().nullable(),
-      name: z.string().nullable(),
+      available: z
+        .boolean()
+        .describe(
+          'Whether this many can be bought now; sku, name, price and currency are null where the product is gone.',
+        ),
+      sku: sku.nullable(),
+      name: name.nullable(),
       price: minorUnits.nullable(),
-      currency: z.string().nullable(),
+      currency: currency.nullable(),
     }),
   ),
-  /** Of the available lines, by currency; an order takes lines of one currency only. */
-  totals: z.array(z.object({ currency: z.string(), total: minorUnits })),
+  totals: z
+    .array(z.object({ currency, total: minorUnits }))
+    .describe('Of the available lines, by currency; an order takes lines of one currency only.'),
   version: z.int(),
   updatedAt: moment.nullable(),
 })

@@ -20,10 +20,16 @@ const keptFor = 24 * 3600 * 1000
 const slack = 60_000
 
 /** `{hash}` of a path: one file of a picture. */
-export const FileHash = z.object({ hash: z.string().regex(/^[0-9a-f]{64}$/) })
-export const PictureLinks = z
-  .object({ large: z.string(), small: z.string() })
-  .describe('Paths of the picture in two sizes, WebP; what a path shows never changes.')
+export const FileHash = z.object({
+  hash: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .meta({ examples: ['0123456789abcdef'.repeat(4)] }),
+})
+export const PictureLinks = z.object({ large: z.string(), small: z.string() }).meta({
+  description: 'Paths of the picture in two sizes, WebP; what a path shows never changes.',
+  examples: [{ large: `/image/${'0123456789abcdef'.repeat(4)}`, small: `/image/${'fedcba9876543210'.repeat(4)}` }],
+})
 
 export interface Pictures {
   /** Takes the picture of a request's body; its files are stored before this returns. Throws as `receivePicture`. */

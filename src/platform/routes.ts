@@ -15,6 +15,9 @@ export type Permission = (typeof permissions)[UserRole][number]
 /** Who may call a route: anyone, a signed-in user, whom a setting names, or who holds a permission. */
 export type Access = 'public' | 'user' | 'PRODUCT_READ' | Permission
 
+/** The cookie of a browser's refresh token. */
+export const refreshCookie = '__Secure-refresh'
+
 type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
 type Input = z.ZodType
 type Parsed<S extends Input | undefined> = S extends Input ? z.output<S> : undefined
@@ -49,6 +52,8 @@ export interface Route {
   upload?: true
   /** Media type of a good answer that is not JSON. */
   media?: string
+  /** Takes the refresh token from its cookie too. */
+  cookie?: true
   /** Counts against a limit per address at the edge. */
   limit?: 'sign-in' | 'mail'
   /** Roles call it among themselves; the edge never forwards it, and it is not in the table that /authz reads. */
@@ -73,6 +78,12 @@ export const route = <
 
 /** `{id: uuid}`, the parameters of most paths; anything else is a 404. */
 export const Id = z.object({ id: z.uuid() })
+
+/** Where a list goes on, as every list's answer has it. */
+export const NextCursor = z
+  .string()
+  .nullable()
+  .meta({ description: 'The cursor of the next page; null on the last.', examples: [null] })
 
 export interface TableRow extends Omit<Route, 'handle'> {
   role: Role

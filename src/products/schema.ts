@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { PictureLinks } from '../platform/pictures.ts'
+import { NextCursor } from '../platform/routes.ts'
 
 // An int of zod's is within ±(2^53 − 1) by itself; `abort` keeps one fault from being told twice.
 const whole = (min: number, max: number) => {
@@ -10,9 +11,10 @@ const whole = (min: number, max: number) => {
 
 // PostgreSQL's text cannot hold U+0000, and half a surrogate pair is no text anywhere.
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
-const oneLine = /^[^\u0000-\u001f\u007f\ud800-\udfff\ufffd]*$/u
+const oneLine = /^[^\u0000-\u001f\u007f\ufffd]*$/u
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
-const manyLines = /^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\ud800-\udfff\ufffd]*$/u
+const manyLines = /^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\ufffd]*$/u
+const isWellFormed = (text: string) => text.isWellFormed()
 
 const label = (max: number) =>
   z
@@ -21,28 +23,30 @@ const label = (max: number) =>
     .min(1, 'must not be empty')
     .max(max, `must have at most ${max} characters`)
     .regex(oneLine, 'must be plain text on one line')
+    .refine(isWellFormed, 'must be plain text on one line')
 
 const currencies = new Set(Intl.supportedValuesOf('currency'))
 const mostStock = 1_000_000_000
 
 const facts = {
-  sku: label(64),
-  name: label(200),
+  sku: label(64).meta({ examples: ['MUG-03-BLUE'] }),
+  name: label(200).meta({ examples: ['Mug, blue'] }),
   description: z
     .string('must be text')
     .trim()
     .max(10_000, 'must have at most 10000 characters')
     .regex(manyLines, 'must be plain text')
+    .refine(isWellFormed, 'must be plain text')
     // One kind of line end, whoever wrote it: CSV cannot carry two.
     .overwrite((text) => text.replace(/\r\n?/g, '\n'))
     .default(''),
-  category: label(64),
-  price: whole(0, Number.MAX_SAFE_INTEGER).describe('Minor units of the currency'),
+  category: label(64).meta({ examples: ['kitchen'] }),
+  price: whole(0, Number.MAX_SAFE_INTEGER).meta({ description: 'Minor units of the currency', examples: [1250] }),
   currency: z
     .string('must be text')
     .regex(/^[A-Z]{3}$/, { error: 'must be three capital letters', abort: true })
     .refine((code) => currencies.has(code), 'must be an ISO 4217 currency')
-    .describe('ISO 4217'),
+    .meta({ description: 'ISO 4217', examples: ['EUR'] }),
 }
 const stock = whole(0, mostStock)
 
@@ -65,15 +69,16 @@ export const StockChange = z
     change: whole(-mostStock, mostStock).optional().describe('Added to what there is; below zero taken from it'),
   })
   .refine((body) => (body.stock === undefined) !== (body.change === undefined), 'must have either stock or change')
+  .meta({ examples: [{ change: 12 }] })
 
 export const Product = z.object({
   id: z.uuid(),
-  sku: z.string(),
-  name: z.string(),
-  description: z.string(),
-  category: z.string(),
-  price: z.int().describe('Minor units of the currency'),
-  currency: z.string().describe('ISO 4217'),
+  sku: z.string().meta({ examples: ['MUG-03-BLUE'] }),
+  name: z.string().meta({ examples: ['Mug, blue'] }),
+  description: z.string().meta({ examples: ['Holds 0.3 l, and may go into the dishwasher.'] }),
+  category: z.string().meta({ examples: ['kitchen'] }),
+  price: z.int().meta({ description: 'Minor units of the currency', examples: [1250] }),
+  currency: z.string().meta({ description: 'ISO 4217', examples: ['EUR'] }),
   image: PictureLinks.nullable(),
   stock: z.int(),
   version: z.int().describe('The ETag of version 3 is "v3"'),
@@ -84,7 +89,7 @@ export type Product = z.output<typeof Product>
 
 export const ProductPage = z.object({
   items: z.array(Product),
-  next: z.string().nullable().describe('The cursor of the next page; null on the last'),
+  next: NextCursor,
 })
 
 export const ProductStock = z.object({ id: z.uuid(), stock: z.int() })
@@ -92,17 +97,26 @@ export const ProductStock = z.object({ id: z.uuid(), stock: z.int() })
 export const sorts = ['created', '-created', 'name', '-name', 'price', '-price'] as const
 export type Sort = (typeof sorts)[number]
 
+// A query is text; the document calls it the number that it must be.
 const digits = (max: number, min = 0) =>
   z
     .string()
-    .regex(/^\d{1,16}$/, 'must be a whole number')
+    .regex(/^[0-9]{1,16}$/, 'must be a whole number')
     .transform(Number)
     .refine((n) => n >= min && n <= max, `must be from ${min} to ${max}`)
+    .meta({ type: 'integer', minimum: min, maximum: max, pattern: undefined })
 
 /** The query of the list. An empty `q` or `category`, as a form sends it, filters nothing. */
 export const ProductQuery = z.strictObject({
-  q: z.string().trim().max(200).regex(oneLine, 'must be plain text').optional().describe('Words to search for'),
-  category: z.string().trim().max(64).regex(oneLine, 'must be plain text').optional(),
+  q: z
+    .string()
+    .trim()
+    .max(200)
+    .regex(oneLine, 'must be plain text')
+    .refine(isWellFormed)
+    .optional()
+    .describe('Words to search for'),
+  category: z.string().trim().max(64).regex(oneLine, 'must be plain text').refine(isWellFormed).optional(),
   minPrice: digits(Number.MAX_SAFE_INTEGER).optional().describe('Minor units'),
   maxPrice: digits(Number.MAX_SAFE_INTEGER).optional().describe('Minor units'),
   inStock: z

@@ -14,7 +14,7 @@ import { run } from '../e2e/host.ts'
 const cache = join(import.meta.dirname, '../../.cache')
 
 /** Packages of PyPI in a folder of their own in .cache, with what `finish` makes of them; nothing is installed. */
-async function packages(name: string, requirements: string[], finish: (dir: string) => void = () => {}) {
+export async function packages(name: string, requirements: string[], finish: (dir: string) => void = () => {}) {
   const place = join(cache, name)
   if (existsSync(place)) return place
   mkdirSync(cache, { recursive: true })
