@@ -78,6 +78,11 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
       connection.connect((error) => {
         if (error) return fail(error)
         if (!auth || !connection.allowsAuth) return resolve(connection)
+        // Also where someone on the way took the offer of TLS out.
+        if (!connection.secure)
+          return fail(
+            new Error('the mail server offers no TLS, and a password never goes in the open; smtps:// begins with it'),
+          )
         connection.login({ credentials: auth }, (refused) => (refused ? fail(refused) : resolve(connection)))
       })
     })

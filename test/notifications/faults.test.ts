@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { eventually } from '../support/shop.ts'
@@ -142,6 +143,44 @@ test.serial('a mail server that is slow → the mail is taken once', async (t) =
   await mailOf(id, 30_000)
   await settled()
   t.is(copiesOf(id), 1)
+})
+
+test.serial('a mail server that takes connections and says nothing → the mail is held, then sent', async (t) => {
+  await sink.down()
+  const silent = createServer().listen(sink.port, '127.0.0.1')
+  const sockets = new Set<Socket>()
+  silent.on('connection', (socket) => sockets.add(socket.on('error', () => {})))
+  const held = await metric('mails_total', { result: 'held' })
+  const id = await tell('msg.user.password_changed', person('en'))
+  await eventually('it is held', async () => (await metric('mails_total', { result: 'held' })) > held)
+  for (const socket of sockets) socket.destroy()
+  await new Promise((resolve) => silent.close(resolve))
+  await sink.up()
+  await mailOf(id)
+  await settled()
+  t.is(copiesOf(id), 1)
+})
+
+test.serial('a mail server that comes and goes 20 times under 400 mails → each is taken, none given up', async (t) => {
+  sink.pause = () => sleep(10)
+  const letters = await deadLetters()
+  const messages = notices(400)
+  const before = sink.taken.length
+  await publish(messages)
+  for (let i = 0; i < 20; i++) {
+    const taken = sink.taken.length
+    // Down in the middle of work, each time.
+    if (taken < before + 400)
+      await eventually('some are taken', async () => sink.taken.length >= Math.min(taken + 5, before + 400))
+    await sink.down()
+    await sink.up()
+  }
+  await settled(90_000)
+  const copies = messages.map(({ id }) => copiesOf(id))
+  t.true(copies.every((count) => count >= 1))
+  // What was taken while its answer was cut off comes again: at most one a connection, each time.
+  t.true(copies.filter((count) => count > 1).length <= 200, String(copies.filter((count) => count > 1).length))
+  t.deepEqual(await deadLetters(), letters)
 })
 
 test.serial(

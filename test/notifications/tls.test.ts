@@ -2,9 +2,11 @@ import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
+import type { SMTPServerOptions } from 'smtp-server'
 import { eventually } from '../support/shop.ts'
-import { person, usePost } from './post.ts'
+import { mailSink } from '../support/smtp.ts'
+import { messageId, person, usePost } from './post.ts'
 
 /** A certificate for 127.0.0.1 that vouches for itself; undefined where there is no openssl to make it. */
 function certificate() {
@@ -65,6 +67,61 @@ else {
     await restartWith({ SMTP_URL: url('p:/s') })
     await mailOf(id)
     t.deepEqual(await deadLetters(), [])
+  })
+
+  /** Another server in the place of the first one, for one mail: its url, and what it took. */
+  const elsewhere = async (t: ExecutionContext, options: SMTPServerOptions) => {
+    const server = mailSink(options)
+    await server.up()
+    t.teardown(() => server.down())
+    return server
+  }
+  const login = (url: string) => url.replace('//', '//user:secret@')
+
+  test.serial('smtps:// and a login → mails go by TLS from the first byte, signed in', async (t) => {
+    const logins: string[] = []
+    const server = await elsewhere(t, {
+      ...made,
+      secure: true,
+      authOptional: false,
+      onAuth({ username, password }, _session, done) {
+        logins.push(`${username} ${password}`)
+        done(null, { user: username })
+      },
+    })
+    await restartWith({ SMTP_URL: login(server.url) })
+    const id = await tell('msg.user.password_changed', person('en'))
+    await eventually('it is taken', async () => server.taken.some((mail) => mail.messageId === messageId(id)))
+    t.deepEqual([...new Set(logins)], ['user secret'])
+    await restartWith({ SMTP_URL: url('p:/s') })
+  })
+
+  test.serial('SMTP_CA, and a server that offers no TLS → nothing is sent, and the mail is held', async (t) => {
+    const server = await elsewhere(t, {})
+    await restartWith({ SMTP_URL: server.url })
+    const id = await tell('msg.user.password_changed', person('en'))
+    await eventually('it is held', async () => (await held()) > 0)
+    await restartWith({ SMTP_URL: url('p:/s') })
+    await mailOf(id)
+    t.deepEqual(server.taken, [])
+  })
+
+  test.serial('a login, and a server that takes it in the open only → the password is not sent', async (t) => {
+    let asked = 0
+    const server = await elsewhere(t, {
+      allowInsecureAuth: true,
+      onAuth({ username }, _session, done) {
+        asked++
+        done(null, { user: username })
+      },
+    })
+    await restartWith({ SMTP_URL: login(server.url), SMTP_CA: '' })
+    const id = await tell('msg.user.password_changed', person('en'))
+    await eventually('it is held', async () => (await held()) > 0)
+    await restartWith({ SMTP_URL: url('p:/s'), SMTP_CA: made.cert })
+    await mailOf(id)
+    t.is(asked, 0)
+    t.deepEqual(server.taken, [])
   })
 
   test.serial('a certificate of another authority → nothing is sent, and the mail is held', async (t) => {
