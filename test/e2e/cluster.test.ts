@@ -4,10 +4,10 @@ import anyTest from 'ava'
 import { writeVersion } from '../../scripts/version.ts'
 import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
+import { contents, type Market, openMarket } from '../support/load.ts'
 import { eventually } from '../support/shop.ts'
 import { type Cluster, lackingCluster, loadImages, newVersion, openCluster } from './cluster.ts'
 import { crowding, removeImages } from './host.ts'
-import { contents, type Market, openMarket } from './load.ts'
 
 // The production form by Kustomize on a real cluster; each test goes on from where the one before it left.
 const missing = await lackingCluster()

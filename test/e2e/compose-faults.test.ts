@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import anyTest from 'ava'
 import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
+import { type Buyer, newBuyer, type Sale, signIn, startLoad, stockProducts, whatIsLost } from '../support/load.ts'
 import { eventually } from '../support/shop.ts'
 import { type Host, lacking, openHost, removeImages, run } from './host.ts'
-import { type Buyer, newBuyer, type Sale, signIn, startLoad, stockProducts, whatIsLost } from './load.ts'
 
 // What a host does to a shop: secrets that are gone, a disk that is full, a clock that jumps, a volume of another server.
 const missing = (await lacking()) ?? (process.getuid?.() === 0 ? undefined : 'only root can mount a small disk')

@@ -6,9 +6,18 @@ import anyTest, { type ExecutionContext } from 'ava'
 import sharp from 'sharp'
 import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
+import {
+  type Buyer,
+  contents,
+  newBuyer,
+  type Sale,
+  signIn,
+  startLoad,
+  stockProducts,
+  whatIsLost,
+} from '../support/load.ts'
 import { eventually } from '../support/shop.ts'
 import { crowding, type Host, lacking, openHost, removeImages, run } from './host.ts'
-import { type Buyer, contents, newBuyer, type Sale, signIn, startLoad, stockProducts, whatIsLost } from './load.ts'
 
 // The dev form on a real Docker, from a clean clone to an upgrade; each test goes on from where the one before it left.
 const missing = await lacking()

@@ -3,9 +3,9 @@ import { join } from 'node:path'
 import anyTest from 'ava'
 import { parse } from 'yaml'
 import { roleNames } from '../../src/platform/config.ts'
+import { contents, type Market, openMarket, signIn } from '../support/load.ts'
 import { type Cluster, lackingCluster, loadImages, newVersion, openCluster } from './cluster.ts'
 import { crowding, removeImages, run } from './host.ts'
-import { contents, type Market, openMarket, signIn } from './load.ts'
 
 // The chart on a real cluster, with Helm 4 or the one that HELM names; each test goes on from where the one before it left.
 const helm = process.env.HELM ?? 'helm'

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'yaml'
 import { query } from '../../src/embedded/postgres.ts'
+import { openMarket } from '../support/load.ts'
 import { eventually, openShop } from '../support/shop.ts'
 import { run } from './host.ts'
-import { openMarket } from './load.ts'
 
 const image = 'bodega-test-postgres-ha'
 const cluster = parse(

@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Answer, type Call, call, codeIn, mailTo } from '../../src/embedded/client.ts'
-import { eventually } from '../support/shop.ts'
+import { eventually } from './shop.ts'
 
 export interface Buyer {
   email: string
@@ -11,7 +11,18 @@ export interface Buyer {
 }
 export interface Sale {
   buyer: string
+  /** The Idempotency-Key that it was ordered under. */
+  key: string
   items: { productId: string; quantity: number }[]
+}
+
+/** One request of a customer's: when it began (ms since 1970), how long it took, and its status, 0 where none came. */
+export interface Asked {
+  method: string
+  path: string
+  at: number
+  ms: number
+  status: number
 }
 
 /** What `call` throws: `reusedSocket` says whether the connection had been used before. */
@@ -51,8 +62,10 @@ export function startLoad(options: {
   products: string[]
   sales: Map<string, Sale>
   strict?: boolean
+  /** Told of each request as it ends. */
+  told?: (asked: Asked) => void
 }) {
-  const { url, buyers, products, sales, strict = false } = options
+  const { url, buyers, products, sales, strict = false, told } = options
   const done = new AbortController()
   const failures: string[] = []
   const seen: Record<string, number> = {}
@@ -76,6 +89,7 @@ export function startLoad(options: {
           ? undefined
           : `${answer.status} ${answer.text}`
     const kind = answer instanceof Error ? 'none' : String(answer.status)
+    told?.({ method, path, at: began, ms: Date.now() - began, status: answer instanceof Error ? 0 : answer.status })
     seen[kind] = (seen[kind] ?? 0) + 1
     if (fault)
       failures.push(
@@ -88,14 +102,15 @@ export function startLoad(options: {
       { productId: products[n % products.length] as string, quantity: 1 + (n % 3) },
       { productId: products[(n + 1) % products.length] as string, quantity: 1 },
     ]
-    const headers = { 'Idempotency-Key': randomUUID() }
+    const key = randomUUID()
+    const headers = { 'Idempotency-Key': key }
     for (let again = false; ; again = true) {
       const answer = await ask('POST', '/order', [201], { token: buyer.token, body: { items }, headers })
       if (answer?.status === 201) {
         const { id } = answer.body as { id: string }
         const known = sales.get(id)
         if (known) throw new Error(`order ${id} was answered for two keys`)
-        sales.set(id, { buyer: buyer.email, items })
+        sales.set(id, { buyer: buyer.email, key, items })
         return
       }
       if (answer?.status === 409 && answer.body.code === 'out_of_stock') return
