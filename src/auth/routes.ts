@@ -334,7 +334,9 @@ const newest = { at: 'infinity', id: '' }
 /** The position in a cursor of the audit. */
 function readPosition(cursor: string) {
   const [at = '', id = ''] = Buffer.from(cursor, 'base64url').toString().split(' ')
-  const isMoment = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/.test(at) && !Number.isNaN(Date.parse(at))
+  // Date reads the 30th of February as a day in March; PostgreSQL reads neither that nor the year 0.
+  const moment = new Date(/^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/.test(at) ? at : Number.NaN)
+  const isMoment = moment.getTime() > 0 && moment.toISOString().slice(0, 19) === at.slice(0, 19)
   if (!isMoment || !/^[0-9a-f-]{36}(:[a-z]+)?$/.test(id))
     throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
   return { at, id }
@@ -342,6 +344,7 @@ function readPosition(cursor: string) {
 
 function readCursor(cursor: string): string {
   const email = Buffer.from(cursor, 'base64url').toString()
-  if (!email.includes('@')) throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
+  if (!/^\P{Cc}+@\P{Cc}+$/u.test(email))
+    throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
   return email
 }

@@ -49,9 +49,13 @@ export async function refresh({ db, relay, revocations, tokens, config }: Deps, 
     if (!used?.live) return undefined
     const user = await store.userById(trx, used.user_id)
     if (used.fresh) return { user, sid: used.session_id }
-    await store.note(trx, { event: 'session.reused', userId: used.user_id, detail: { sessionId: used.session_id } })
-    if (user) await append(trx, 'auth', 'msg.user.session_reused', toRecipient(user))
-    return { ended: await store.revoke(trx, used.user_id, used.session_id) }
+    const ended = await store.revoke(trx, used.user_id, used.session_id)
+    // Of several at once, one ends the session, notes it and tells its owner.
+    if (ended.length > 0) {
+      await store.note(trx, { event: 'session.reused', userId: used.user_id, detail: { sessionId: used.session_id } })
+      if (user) await append(trx, 'auth', 'msg.user.session_reused', toRecipient(user))
+    }
+    return { ended }
   })
   if (outcome && 'ended' in outcome && outcome.ended) {
     revocations.announce(outcome.ended)

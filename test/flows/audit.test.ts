@@ -167,6 +167,8 @@ test.serial('GET /audit by others, and with bad input → 401, 403, 400', async 
     'other=1',
     'cursor=x',
     `cursor=${cursor(`2026-13-45T00:00:00.000000Z ${randomUUID()}`)}`,
+    `cursor=${cursor(`2026-02-30T00:00:00.000000Z ${randomUUID()}`)}`,
+    `cursor=${cursor(`0000-01-01T00:00:00.000000Z ${randomUUID()}`)}`,
     `cursor=${cursor('2026-11-25T00:00:00.000000Z; drop table')}`,
   ])
     t.is((await shop.call('GET', `/audit?${bad}`, { token: admin.token })).status, 400, bad)
