@@ -3,7 +3,7 @@ import { createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { eventually } from '../support/shop.ts'
-import { messageId, orderOf, person, usePost } from './post.ts'
+import { messageId, orderOf, person, restSchedules, usePost, zoneAt } from './post.ts'
 
 // One role and one mail server for all, and each test breaks them: they run one after the other.
 const { shop, sink, sql, publish, tell, mailOf, settled, waiting, deadLetters, metric } = usePost(test, {
@@ -134,6 +134,31 @@ test.serial('550 for a recipient → in the dead letters at once, with what the 
   sink.judge = () => undefined
   const id = await tell('msg.user.password_changed', person('en'))
   await mailOf(id)
+})
+
+test.serial('connection reset after the data of a digest → it is lost, and never sent twice', async (t) => {
+  const [user] = await sql(
+    `insert into auth.user (id, email, name, locale, time_zone, roles, email_verified_at)
+     values (gen_random_uuid(), 'staff@example.org', '', 'en', $1, '{staff}', now()) returning email`,
+    zoneAt(10),
+  )
+  await sql(
+    `insert into orders.order (id, user_id, email, status, currency, total)
+     values (gen_random_uuid(), gen_random_uuid(), 'buyer@example.org', 'paid', 'EUR', 100)`,
+  )
+  await restSchedules(shop.databaseUrl)
+  let tries = 0
+  sink.pause = async (mail) => {
+    if (mail.recipients.includes(user.email)) tries++
+  }
+  sink.judge = () => (tries > 0 ? 'reset' : undefined)
+  const digests = async () => (await shop.run('notifications', 'commands.ts', 'job', 'send-digests')).stdout
+  t.regex(await digests(), /^send-digests: \{"mails":0\}$/m)
+  t.is(tries, 1)
+  sink.judge = () => undefined
+  t.regex(await digests(), /^send-digests: \{"mails":0\}$/m)
+  t.is(tries, 1)
+  await sql('truncate auth.user cascade')
 })
 
 test.serial('a mail server that is slow → the mail is taken once', async (t) => {

@@ -6,6 +6,7 @@ import { connect } from 'nats'
 import type { SMTPServerOptions } from 'smtp-server'
 import { query } from '../../src/embedded/postgres.ts'
 import { type Payload, type Subject, stream } from '../../src/events.ts'
+import { jobs } from '../../src/notifications/schedules.ts'
 import { eventually, useShop } from '../support/shop.ts'
 import { mailSink } from '../support/smtp.ts'
 
@@ -134,3 +135,19 @@ export const orderOf = (
   ],
   ...change,
 })
+
+/** A time zone where it is this hour now. */
+export const zoneAt = (hour: number) => {
+  const offset = ((((hour - new Date().getUTCHours()) % 24) + 36) % 24) - 12
+  return offset === 0 ? 'UTC' : `Etc/GMT${offset > 0 ? '-' : '+'}${Math.abs(offset)}`
+}
+
+/** Leaves the jobs to the test for an hour: every slot is entered as run. */
+export const restSchedules = (databaseUrl: string) =>
+  query(
+    databaseUrl,
+    `insert into notifications.cron_run (job, slot, owner, lease_until, finished_at)
+     select job, date_trunc('minute', now()) + n * interval '1 minute', gen_random_uuid(), now(), now()
+     from unnest($1::text[]) job, generate_series(-1440, 60) n on conflict do nothing`,
+    [jobs.map(({ name }) => name)],
+  )
