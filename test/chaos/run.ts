@@ -1,0 +1,100 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { cpus, loadavg, tmpdir, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { cannot, type Fault, faults } from './faults.ts'
+import { type Outcome, openCatalogue, play, type Strike } from './scenario.ts'
+import { openStage, type PartName, parts } from './stage.ts'
+
+/**
+ * `make chaos`: every part of the shop with every fault that it can have, under an order load, then for some minutes two
+ * at a time by a seeded schedule; after each the ledger is compared. Ends with 1 where anything was found.
+ */
+const { values } = parseArgs({
+  options: {
+    parts: { type: 'string', default: parts.join() },
+    faults: { type: 'string', default: faults.join() },
+    /** Minutes of two faults at a time. */
+    pairs: { type: 'string', default: '10' },
+    seed: { type: 'string', default: '1' },
+    /** A file for the table. */
+    out: { type: 'string' },
+  },
+})
+const known = <T extends string>(list: readonly T[], given: string, what: string) =>
+  given
+    .split(',')
+    .filter(Boolean)
+    .map((name) => {
+      if (!list.includes(name as T)) throw new Error(`there is no ${what} ${name}: ${list.join(', ')}`)
+      return name as T
+    })
+const someParts = known<PartName>(parts, values.parts, 'part')
+const someFaults = known<Fault>(faults, values.faults, 'fault')
+
+/** Mulberry32: the same numbers for the same seed. */
+function random(seed: number) {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
+  }
+}
+
+const lines: string[] = []
+const print = (line: string) => {
+  console.log(line)
+  lines.push(line)
+}
+const percent = (share: number) => (Number.isNaN(share) ? '–' : `${(share * 100).toFixed(share < 1 ? 1 : 0)} %`)
+const nameOf = (strikes: Strike[]) => strikes.map(({ part, fault }) => `${part} ${fault}`).join(' + ')
+const row = ({ strikes, orders, availability, slowest, recovery, findings }: Outcome) =>
+  `| ${nameOf(strikes)} | ${percent(availability.reads)} | ${percent(availability.orders)} | ${orders.meanwhile} of ${orders.all} | ${(slowest / 1000).toFixed(1)} s | ${(recovery / 1000).toFixed(1)} s | ${findings.join('; ') || 'none'} |`
+
+const dir = mkdtempSync(join(tmpdir(), 'chaos-'))
+const stop = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort())
+let played = 0
+let found = 0
+try {
+  await using stage = await openStage(dir, { say: (text) => process.stderr.write(`${text}\n`) })
+  const catalogue = await openCatalogue(stage)
+  const perform = async (strikes: Strike[]) => {
+    const outcome = await play(stage, catalogue, strikes)
+    played++
+    if (outcome.findings.length > 0) found++
+    print(row(outcome))
+  }
+  const memory = `${Math.round(totalmem() / 2 ** 30)} GiB`
+  print(
+    `${new Date().toISOString().slice(0, 10)}, ${cpus().length} cores, ${memory}, load ${loadavg()[0]?.toFixed(1)}\n`,
+  )
+  print('| fault | reads answered | orders answered | orders accepted meanwhile | slowest answer | recovery | found |')
+  print('|---|---|---|---|---|---|---|')
+  const possible: Strike[] = []
+  const left: string[] = []
+  for (const part of someParts)
+    for (const fault of someFaults) {
+      const reason = cannot(stage, part, fault)
+      if (reason) left.push(`${part} ${fault} (${reason})`)
+      else possible.push({ part, fault })
+    }
+  for (const strike of possible) if (!stop.signal.aborted) await perform([strike])
+
+  const next = random(Number(values.seed))
+  const end = Date.now() + Number(values.pairs) * 60_000
+  while (Date.now() < end && !stop.signal.aborted) {
+    const pick = () => possible[Math.floor(next() * possible.length)] as Strike
+    const [one, other] = [pick(), pick()]
+    if (one.part !== other.part) await perform([one, other])
+  }
+  if (left.length > 0) print(`\nNot here: ${left.join(', ')}.`)
+  if (stage.restarted.length > 0) print(`\nStarted again by the supervisor: ${stage.restarted.join(', ')}.`)
+  print(`\n${played} faults, ${found} with findings, seed ${values.seed}.`)
+} finally {
+  if (!process.env.KEEP) rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
+}
+if (values.out) writeFileSync(values.out, `${lines.join('\n')}\n`)
+process.exitCode = found > 0 || played === 0 ? 1 : 0

@@ -1,0 +1,158 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { call, mailsTo } from '../../src/embedded/client.ts'
+import { query } from '../../src/embedded/postgres.ts'
+import { roleNames } from '../../src/platform/config.ts'
+import {
+  type Asked,
+  type Buyer,
+  newBuyer,
+  type Sale,
+  signIn,
+  startLoad,
+  stockProducts,
+  whatIsLost,
+} from '../support/load.ts'
+import { eventually } from '../support/shop.ts'
+import { type Fault, lasts, strike } from './faults.ts'
+import type { PartName, Stage } from './stage.ts'
+
+export interface Strike {
+  part: PartName
+  fault: Fault
+}
+
+export interface Outcome {
+  strikes: Strike[]
+  /** Accepted while the fault lasted, and in all. */
+  orders: { meanwhile: number; all: number }
+  /** Of what was asked while the fault lasted, the share that was answered as by a working shop. */
+  availability: { reads: number; orders: number }
+  /** Milliseconds that the slowest answer took while the fault lasted. */
+  slowest: number
+  /** Milliseconds from the end of the fault until ten requests in a row were answered well. */
+  recovery: number
+  /** What must not be, with what was seen; none in a shop that keeps its word. */
+  findings: string[]
+}
+
+const isGood = ({ status }: Asked) => status > 0 && status < 500
+const isOrder = ({ method, path }: Asked) => method === 'POST' && path === '/order'
+const isRead = ({ method, path }: Asked) => method === 'GET' && path.startsWith('/product')
+const share = (asked: Asked[]) => (asked.length ? asked.filter(isGood).length / asked.length : Number.NaN)
+
+/** Products that do not run out, and what of them there was at first. */
+export async function openCatalogue({ shop }: Stage) {
+  const admin = await newBuyer(shop.url, shop.inboxUrl)
+  await shop.run('auth', 'commands.ts', 'admin', admin.email)
+  Object.assign(admin, await signIn(shop.url, admin))
+  return { admin, stockAtFirst: await stockProducts(shop.url, admin, [1e6, 1e6, 1e6, 1e6]) }
+}
+export type Catalogue = Awaited<ReturnType<typeof openCatalogue>>
+
+/**
+ * Customers of their own order while faults strike one after the other and end together; afterwards their ledger is
+ * compared with database, streams and inbox.
+ */
+export async function play(stage: Stage, { admin, stockAtFirst }: Catalogue, strikes: Strike[]): Promise<Outcome> {
+  const { shop, url } = stage
+  const buyers: Buyer[] = []
+  for (let i = 0; i < 4; i++) buyers.push(await newBuyer(shop.url, shop.inboxUrl))
+  // One that runs out while the fault lasts: selling it twice would show.
+  Object.assign(admin, await signIn(shop.url, admin))
+  for (const [id, stock] of await stockProducts(shop.url, admin, [60])) stockAtFirst.set(id, stock)
+
+  const asked: Asked[] = []
+  const sales = new Map<string, Sale>()
+  const products = [...stockAtFirst.keys()].slice(0, 4).concat([...stockAtFirst.keys()].slice(-1))
+  const load = startLoad({ url, buyers, products, sales, told: (one) => asked.push(one) })
+  const findings: string[] = []
+  let began = 0
+  let ended = 0
+  let recovered = Number.NaN
+  try {
+    await load.orders(20)
+    began = Date.now()
+    const heal: (() => Promise<void>)[] = []
+    for (const { part, fault } of strikes) heal.push(await strike(stage, part, fault))
+    await sleep(1000 * Math.max(...strikes.map(({ fault }) => lasts[fault])))
+    for (const take of heal) await take()
+    await stage.supervised()
+    ended = Date.now()
+    recovered = await eventually(
+      'ten requests in a row are answered',
+      async () => {
+        const after = asked.filter(({ at }) => at >= ended)
+        for (let i = 0; i + 10 <= after.length; i++)
+          if (after.slice(i, i + 10).every(isGood)) return (after[i] as Asked).at
+        return undefined
+      },
+      90_000,
+    ).catch(() => Number.NaN)
+    if (Number.isNaN(recovered)) findings.push('not answered again within 90 s')
+    else await load.orders(30)
+  } catch (error) {
+    findings.push((error as Error).message)
+  } finally {
+    await load.stop().catch((error: Error) => findings.push(error.message))
+  }
+
+  const bad = asked.filter((one) => one.at > recovered && !isGood(one))
+  if (bad.length > 0) findings.push(`${bad.length} failed after recovery, first ${JSON.stringify(bad[0])}`)
+  findings.push(...(await compare(stage, { buyers, sales, stockAtFirst })))
+  const meanwhile = asked.filter(({ at, ms }) => at + ms >= began && at < ended)
+  return {
+    strikes,
+    orders: { meanwhile: meanwhile.filter((one) => isOrder(one) && one.status === 201).length, all: sales.size },
+    availability: { reads: share(meanwhile.filter(isRead)), orders: share(meanwhile.filter(isOrder)) },
+    slowest: Math.max(0, ...meanwhile.map(({ ms }) => ms)),
+    recovery: recovered - ended,
+    findings,
+  }
+}
+
+/** What of the ledger is not in the database, the streams and the inbox, or is there more than once. */
+async function compare(
+  { shop, url }: Stage,
+  { buyers, sales, stockAtFirst }: { buyers: Buyer[]; sales: Map<string, Sale>; stockAtFirst: Map<string, number> },
+) {
+  const findings: string[] = []
+  const sql = async (statement: string) =>
+    (await query(shop.databaseUrl, statement)).rows.map((row) => Object.values(row).join('|'))
+  const { lost, oversold } = await whatIsLost(sql, { sales, stockAtFirst })
+  if (lost.length > 0) findings.push(`${lost.length} accepted orders lost: ${lost[0]}`)
+  if (oversold.length > 0) findings.push(`stock off: ${JSON.stringify(oversold)}`)
+
+  // A customer who never got the answer asks again under the same key.
+  for (const [id, { buyer, key, items }] of [...sales].slice(-20)) {
+    const { token } = buyers.find(({ email }) => email === buyer) as Buyer
+    const again = await call(url, 'POST', '/order', { token, body: { items }, headers: { 'Idempotency-Key': key } })
+    if (again.body?.id !== id || again.headers['idempotent-replayed'] !== 'true')
+      findings.push(`order ${id} asked for again under its key: ${again.status} ${again.text.slice(0, 200)}`)
+  }
+
+  const outboxes = roleNames.filter((role) => role !== 'notifications').map((role) => `select 1 from ${role}.outbox`)
+  await eventually('empty outboxes', async () => (await sql(outboxes.join(' union all '))).length === 0, 90_000).catch(
+    (error: Error) => findings.push(error.message),
+  )
+  for (const { email } of buyers) {
+    const own = await sql(
+      `select o.id from orders."order" o join auth."user" u on u.id = o.user_id where u.email = '${email}'`,
+    )
+    const told = new Map<string, Set<string>>()
+    await eventually(
+      `a mail for each of ${own.length} orders`,
+      async () => {
+        for (const { text, messageId } of await mailsTo(shop.inboxUrl, email))
+          for (const [id] of text.matchAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g))
+            told.set(id, (told.get(id) ?? new Set()).add(messageId))
+        return own.every((id) => told.has(id))
+      },
+      90_000,
+    ).catch(() => findings.push(`${own.filter((id) => !told.has(id)).length} mails missing of ${own.length}`))
+    const twice = own.filter((id) => (told.get(id)?.size ?? 0) > 1)
+    if (twice.length > 0) findings.push(`${twice.length} orders told of under two Message-IDs: ${twice[0]}`)
+  }
+  const dead = await shop.run('migrate', 'commands.ts', 'dlq')
+  if (!dead.stdout.includes('no dead letters')) findings.push(`dead letters: ${dead.stdout.slice(0, 500)}`)
+  return findings
+}
