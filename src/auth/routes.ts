@@ -51,7 +51,7 @@ export const routes = (deps: Deps): Route[] => [
     answers: { 200: schema.Verified },
     problems: ['400 bad_token', '400 bad_code'],
     async handle({ body }) {
-      await accounts.verify(deps, body)
+      await evened(accounts.verify(deps, body))
       return { status: 'verified' }
     },
   }),
@@ -86,7 +86,7 @@ export const routes = (deps: Deps): Route[] => [
       }
       const user =
         password === undefined
-          ? await accounts.loginByCode(deps, email, code as string, address(ctx))
+          ? await evened(accounts.loginByCode(deps, email, code as string, address(ctx)))
           : await accounts.loginByPassword(deps, email, password, address(ctx))
       const by = password === undefined ? 'code' : 'password'
       const client = { ip: address(ctx), userAgent: ctx.get('user-agent'), by } as const
