@@ -133,6 +133,29 @@ test.serial('NATS is away → orders go on, the outbox grows, and all is deliver
   t.pass()
 })
 
+test.serial(
+  'a fault that nobody foresaw → a bare 500 that names the request, under which the log has all of it',
+  async (t) => {
+    const client = new pg.Client({ connectionString: shop.databaseUrl })
+    await client.connect()
+    await client.query('alter table auth.session rename column user_agent to browser')
+    const answer = await shop.call('GET', '/auth/sessions', { token: buyer.token })
+    await client.query('alter table auth.session rename column browser to user_agent')
+    await client.end()
+    t.is(answer.status, 500)
+    t.is(answer.headers['content-type'], 'application/problem+json')
+    t.is(answer.body.code, 'internal')
+    t.notRegex(answer.text, /user_agent|column|select|at /)
+    const requestId = answer.headers['x-request-id']
+    t.true(answer.body.detail.includes(requestId))
+    const logged = await eventually('the fault is logged', async () =>
+      logOf('auth').find((line) => line.requestId === requestId && line.level === 'error'),
+    )
+    t.regex(logged.err.stack, /column "user_agent" does not exist[\s\S]*at /)
+    t.is((await shop.call('GET', '/auth/sessions', { token: buyer.token })).status, 200)
+  },
+)
+
 test.serial('a request → one log line with id, user, route and time, and a metric by route', async (t) => {
   const answer = await order()
   const requestId = answer.headers['x-request-id']

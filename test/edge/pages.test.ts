@@ -1,0 +1,52 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'ava'
+import { table } from '../../src/table.ts'
+import { useShop } from '../support/shop.ts'
+
+const shop = useShop(test, { roles: [] })
+
+test('GET /docs with no role there → the page and all that it loads come from the edge, and nothing from elsewhere', async (t) => {
+  const page = await shop.call('GET', '/docs')
+  t.is(page.status, 200)
+  t.regex(page.headers['content-security-policy'] as string, /^default-src 'self';/)
+  const parts = [...page.text.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, path]) => path as string)
+  t.true(parts.length >= 3)
+  for (const path of parts) {
+    t.true(path.startsWith('/'), path)
+    t.is((await shop.call('GET', path)).status, 200, path)
+  }
+  const document = await shop.call('GET', '/openapi.json')
+  t.is(document.status, 200)
+  for (const { method, path, internal } of await table())
+    t.is(document.body.paths[path]?.[method.toLowerCase()] !== undefined, !internal, `${method} ${path}`)
+})
+
+test('GET /healthz of the edge with no role there → alive', async (t) => {
+  t.is((await shop.call('GET', '/healthz')).status, 200)
+})
+
+test('every endpoint of the specification → in the route table under its role and access, and in make policy', async (t) => {
+  const { stdout } = await shop.run('migrate', 'commands.ts', 'policy')
+  const printed = stdout.trim().split('\n')
+  const rows = (await table()).filter(({ internal }) => !internal)
+  t.is(printed.length, rows.length)
+  for (const { method, path, role } of rows) {
+    const line = printed.find((one) => one.startsWith(method) && one.split(/ +/)[1] === path)
+    t.is(line?.split(/ +/)[2], role, `${method} ${path}`)
+  }
+  for (const line of [
+    'GET     /audit',
+    'PUT     /notification/preferences',
+    'POST    /unsubscribe/{token}',
+    'POST    /order/{id}/deliver',
+  ])
+    t.is(printed.filter((one) => one.startsWith(`${line} `)).length, 1, line)
+  t.regex(printed.find((one) => one.includes(' /audit ')) ?? '', /audit:read \(admin\)$/)
+  t.regex(printed.find((one) => one.includes(' /unsubscribe/')) ?? '', /anyone$/)
+})
+
+test('routes of the edge’s map → none that the table has not', (t) => {
+  const map = readFileSync(join(import.meta.dirname, '../../src/edge/routes.conf'), 'utf8')
+  t.notRegex(map, /authn|authz|metrics|readyz/)
+})
