@@ -1,0 +1,33 @@
+import test from 'ava'
+import { useShop } from '../support/shop.ts'
+
+// Two sign-ins and one mail of a burst, and hardly any more: what a client may do in a moment.
+const limits = { EDGE_SIGN_IN_RATE: '1r/m', EDGE_SIGN_IN_BURST: '2', EDGE_MAIL_RATE: '1r/m', EDGE_MAIL_BURST: '1' }
+const shop = useShop(test, { roles: ['auth'], env: { ...limits, TRUSTED_PROXIES: '127.0.0.1/32' } })
+
+const from = (address: string) => ({ 'X-Forwarded-For': address })
+const signIn = (address: string, email = 'someone@example.org') =>
+  shop.call('POST', '/auth/login', { body: { email, password: 'not it' }, headers: from(address) })
+const askForMail = (address: string, path: string) =>
+  shop.call('POST', path, { body: { email: 'someone@example.org' }, headers: from(address) })
+
+test('sign-ins of one address beyond its limit → 429 with Retry-After before auth is asked; another address goes on', async (t) => {
+  const statuses = []
+  for (let i = 0; i < 5; i++) statuses.push((await signIn('192.0.2.1', `user-${i}@example.org`)).status)
+  t.deepEqual(statuses, [401, 401, 401, 429, 429])
+  const refused = await signIn('192.0.2.1')
+  t.is(refused.body.code, 'slow_down')
+  t.is(refused.headers['content-type'], 'application/problem+json')
+  t.true(Number(refused.headers['retry-after']) > 0)
+  t.is((await signIn('192.0.2.2')).status, 401)
+  // Only what signs in counts.
+  t.is((await shop.call('GET', '/.well-known/jwks.json', { headers: from('192.0.2.1') })).status, 200)
+})
+
+test('mails asked for by one address beyond its limit, on whatever path → 429; another address goes on', async (t) => {
+  const statuses = []
+  for (const path of ['/auth/password/forgot', '/auth/verify/resend', '/auth/password/forgot'])
+    statuses.push((await askForMail('192.0.2.3', path)).status)
+  t.deepEqual(statuses, [202, 202, 429])
+  t.is((await askForMail('192.0.2.4', '/auth/password/forgot')).status, 202)
+})
