@@ -18,7 +18,10 @@ test('docs/coverage.md → every proof is a file that is there, with a title tha
         continue
       }
       const path = join(root, file === 'tour' ? 'src/tour.ts' : `test/${file}.test.ts`)
-      t.true(existsSync(path) && readFileSync(path, 'utf8').includes(words), proof)
+      t.true(
+        existsSync(path) && readFileSync(path, 'utf8').includes(words),
+        `${proof}: not there any more; change docs/coverage.md too`,
+      )
     }
   }
 })
