@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import type { Tools } from './schedules.ts'
-import { beginDigest, digestOf, digestReaders, isDigestBegun, openSubscription } from './store.ts'
+import { beginDigest, digestOf, digestReaders, openSubscription, timeOfDigest } from './store.ts'
 
 /** Sent from 9 in the morning of a user's own day until its end, whenever that is. */
 const hour = 9
@@ -36,15 +36,15 @@ export async function sendDigests({ db, mailer, composer, publicUrl, stopping, l
   for (const { timeZone, ...reader } of await digestReaders(db)) {
     if (stopping.aborted) break
     const day = dueDay(timeZone, new Date())
-    if (!day || (await isDigestBegun(db, reader.userId, day))) continue
+    const time = day && (await timeOfDigest(db, reader.userId, day))
+    if (!time) continue
     const { wanted, token } = await openSubscription(db, reader.userId, 'digest')
     if (!wanted) continue
+    const told = await digestOf(db, time.since, time.until)
     await mailer.ready()
-    const begun = await beginDigest(db, reader.userId, day)
-    if (!begun) continue
-    const told = await digestOf(db, begun.since, begun.until)
+    if (!(await beginDigest(db, reader.userId, day, time.until))) continue
     if (told.placed.length === 0 && told.toShip === 0 && told.low.count === 0) continue
-    const digest = { ...told, since: begun.since, timeZone }
+    const digest = { ...told, since: time.since, timeZone }
     const unsubscribe = `${publicUrl}/unsubscribe/${token}`
     try {
       const draft = { ...reader, unsubscribe, kind: 'staff_digest', template: 'digest', digest } as const

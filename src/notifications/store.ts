@@ -273,29 +273,30 @@ export async function digestReaders(db: Db): Promise<Reader[]> {
   return rows
 }
 
-export async function isDigestBegun(db: Db, userId: string, day: string): Promise<boolean> {
-  const { rows } = await db.knex.raw('select from notifications.digest where user_id = ? and day = ?', [userId, day])
-  return rows.length === 1
-}
-
 /**
- * Begins the digest of a user's day: from where their last one ended, a day back for the first, a week at most.
- * Undefined where it was begun before.
+ * The time that the digest of a user's day is about: from where their last one ended, a day back for the first, a week at
+ * most. Undefined where it was begun before.
  */
-export async function beginDigest(
+export async function timeOfDigest(
   db: Db,
   userId: string,
   day: string,
 ): Promise<{ since: Date; until: Date } | undefined> {
   const { rows } = await db.knex.raw(
-    `with last as (select max(until) as until from notifications.digest where user_id = :userId)
-     insert into notifications.digest (user_id, day, until) values (:userId, :day, now())
-     on conflict on constraint digest_pkey do nothing
-     returning until,
-       (select coalesce(greatest(last.until, now() - interval '7 days'), now() - interval '1 day') from last) as since`,
+    `select coalesce(greatest(max(until), now() - interval '7 days'), now() - interval '1 day') as since, now() as until
+     from notifications.digest where user_id = :userId having bool_or(day = :day) is not true`,
     { userId, day },
   )
   return rows[0]
+}
+
+/** Begins the digest of a user's day; false where it was begun before. */
+export async function beginDigest(db: Db, userId: string, day: string, until: Date): Promise<boolean> {
+  const { rowCount } = await db.knex.raw(
+    'insert into notifications.digest (user_id, day, until) values (?, ?, ?) on conflict on constraint digest_pkey do nothing',
+    [userId, day, until],
+  )
+  return rowCount === 1
 }
 
 /** What the digest of a time tells. */

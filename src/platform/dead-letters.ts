@@ -46,6 +46,7 @@ export async function runDeadLetters(env: NodeJS.ProcessEnv, verb = 'list', whic
   const letters = number ? all.filter((letter) => letter.number === number) : all
   if (number && letters.length === 0)
     throw new ConfigError('the command line', [`there is no dead letter ${number}; dlq lists them`])
+  if (letters.length === 0) print('There are no dead letters.')
   if (verb === 'list') await list(jsm, letters)
   else for (const letter of letters) await end(nc, jsm, letter, verb)
 }
@@ -77,7 +78,6 @@ async function list(jsm: JetStreamManager, letters: Letter[]) {
     print(`${String(letter.number).padStart(6)}  ${when}  ${letter.consumer}  ${subject}  ${letter.reason}`)
   }
   if (letters.length > most) print(`and ${letters.length - most} older ones`)
-  if (letters.length === 0) print('There are no dead letters.')
 }
 
 async function end(nc: NatsConnection, jsm: JetStreamManager, letter: Letter, verb: string) {

@@ -22,7 +22,7 @@ test.serial.afterEach(() => {
 })
 
 test.serial('dlq, nothing was given up → says so', async (t) => {
-  t.is(await dlq(), 'There are no dead letters.\n')
+  for (const args of [[], ['replay', 'all'], ['drop', 'all']]) t.is(await dlq(...args), 'There are no dead letters.\n')
 })
 
 test.serial(
