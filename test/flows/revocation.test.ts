@@ -1,64 +1,213 @@
-import { cpSync, writeFileSync } from 'node:fs'
+import { createPublicKey, generateKeyPairSync, type JsonWebKey, randomBytes } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import test from 'ava'
-import { startChild } from '../../src/embedded/child.ts'
+import jwt from 'jsonwebtoken'
+import { call } from '../../src/embedded/client.ts'
+import { startEdge } from '../../src/embedded/edge.ts'
 import { freePorts } from '../../src/embedded/ports.ts'
-import { eventually, useShop } from '../support/shop.ts'
+import { findPrograms } from '../../src/embedded/programs.ts'
+import type { RoleProcess } from '../../src/embedded/shop.ts'
+import { roleNames, type SigningKey } from '../../src/platform/config.ts'
+import { eventually, startReplica, useShop } from '../support/shop.ts'
 
+/** Two replicas of auth, each with an edge of its own, so that a test says which of them is asked. */
 const shop = useShop(test)
-
-/** Another replica of auth, beside the shop's, which the edge does not know. */
-async function replica() {
-  const [port, metrics] = await freePorts(2)
-  const dir = join(shop.dir, 'auth-2')
-  cpSync(shop.secretsDir('auth'), dir, { recursive: true })
-  writeFileSync(join(dir, 'LISTEN_PORT'), String(port))
-  writeFileSync(join(dir, 'METRICS_PORT'), String(metrics))
-  const url = `http://127.0.0.1:${port}`
-  const child = await startChild({
-    name: 'auth-2',
-    command: process.execPath,
-    args: [join(import.meta.dirname, '../../src/main.ts')],
-    env: { ROLE: 'auth', SECRETS_DIR: dir },
-    log: join(shop.dir, 'log', 'auth-2.log'),
-    ready: async () => (await fetch(`${url}/readyz`)).ok,
+let second: RoleProcess
+let doors: string[] = []
+let close = async () => {}
+test.serial.before(async () => {
+  await using opening = new AsyncDisposableStack()
+  second = opening.use(await startReplica(shop, 'auth', 'auth-second'))
+  const [port] = await freePorts(1)
+  const upstreams = roleNames.map((role) => {
+    const { url } = role === 'auth' ? second : shop.roles[role]
+    return [`${role.toUpperCase()}_UPSTREAM`, new URL(url).host]
   })
-  return Object.assign(child, { url })
+  const edge = await startEdge({
+    program: findPrograms().nginx,
+    dir: join(shop.dir, 'edge-second'),
+    log: join(shop.dir, 'log', 'nginx-second.log'),
+    listen: `127.0.0.1:${port}`,
+    env: Object.fromEntries(upstreams),
+  })
+  doors = [shop.url, opening.use(edge).url]
+  const opened = opening.move()
+  close = () => opened.disposeAsync()
+})
+test.after.always(() => close())
+
+const profile = (door: string, token: string) => call(door, 'GET', '/profile', { token })
+const authn = (replica: string, token: string) =>
+  call(replica, 'POST', '/authn', { headers: { Authorization: `Bearer ${token}` } })
+/** Milliseconds until both replicas know, and until both edges refuse; asked all the time, each has just kept a yes. */
+async function refusedAfter(token: string, end: () => Promise<unknown>) {
+  const refuses = async (ask: () => Promise<{ status: number }>, began: number) => {
+    await eventually('401', async () => (await ask()).status === 401, 8000)
+    return performance.now() - began
+  }
+  for (const door of doors) if ((await profile(door, token)).status !== 200) throw new Error('the session is not there')
+  await end()
+  const began = performance.now()
+  const [known, seen] = await Promise.all([
+    Promise.all([shop.roles.auth, second].map(({ url }) => refuses(() => authn(url, token), began))),
+    Promise.all(doors.map((door) => refuses(() => profile(door, token), began))),
+  ])
+  for (const door of doors) if ((await profile(door, token)).status !== 401) throw new Error('let in again')
+  return { known: Math.max(...known), seen: Math.max(...seen) }
 }
-const authn = async (url: string, token: string) =>
-  (await fetch(`${url}/authn`, { method: 'POST', headers: { Authorization: `Bearer ${token}` } })).status
+
+for (const bus of ['up', 'down'])
+  test.serial(
+    `a session ended at one replica, NATS ${bus} → the other knows within 2 s, and every edge refuses within 5 s`,
+    async (t) => {
+      t.timeout(120_000)
+      const user = await shop.user()
+      const admin = await shop.admin()
+      const ways: [string, (token: string) => Promise<{ status: number }>][] = [
+        ['logout', (token) => shop.call('POST', '/auth/logout', { token })],
+        [
+          'one of the sessions',
+          async (token) => {
+            const { items } = (await shop.call('GET', '/auth/sessions', { token })).body
+            const { id } = items.find(({ current }: { current: boolean }) => current)
+            const other = await shop.login(user)
+            return shop.call('DELETE', `/auth/sessions/${id}`, { token: other.token })
+          },
+        ],
+        [
+          'other roles',
+          () =>
+            shop.call('PUT', `/user/${user.id}/roles`, { token: admin.token, body: { roles: ['customer', 'staff'] } }),
+        ],
+      ]
+      if (bus === 'down') await shop.nats.kill('SIGKILL')
+      try {
+        for (const [what, end] of ways) {
+          const { token } = await shop.login(user)
+          const { known, seen } = await refusedAfter(token, async () => t.true((await end(token)).status < 300, what))
+          t.log(`${what}: known after ${Math.round(known)} ms, refused after ${Math.round(seen)} ms`)
+          // With half a second for a busy machine.
+          t.true(known < 2500, `${what}: ${known} ms`)
+          t.true(seen < 5000, `${what}: ${seen} ms`)
+        }
+      } finally {
+        if (bus === 'down') await shop.nats.restart()
+      }
+    },
+  )
+
+test.serial('a session ended at one replica → the other knows by NATS long before it reads of it', async (t) => {
+  const user = await shop.user()
+  const times: number[] = []
+  for (let i = 0; i < 7; i++) {
+    const { token } = await shop.login(user)
+    t.is((await authn(second.url, token)).status, 204)
+    t.is((await shop.call('POST', '/auth/logout', { token })).status, 204)
+    const began = performance.now()
+    await eventually('401', async () => (await authn(second.url, token)).status === 401)
+    times.push(performance.now() - began)
+  }
+  // By reading alone it would be 750 ms in the middle.
+  const [, , , middle = 0] = times.toSorted((a, b) => a - b)
+  t.true(middle < 400, `${times}`)
+})
+
+const newKey = (): SigningKey => ({
+  kid: randomBytes(8).toString('hex'),
+  state: 'next',
+  pem: generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey.export({
+    type: 'pkcs8',
+    format: 'pem',
+  }) as string,
+})
+/** As `make secrets-rotate WHAT=jwt` does it. */
+const rotated = (keys: SigningKey[]): SigningKey[] => {
+  const of = (state: SigningKey['state']) => keys.find((key) => key.state === state) as SigningKey
+  return [newKey(), { ...of('next'), state: 'active' }, { ...of('active'), state: 'previous' }]
+}
+const kidOf = (token: string) => jwt.decode(token, { complete: true })?.header.kid
 
 test.serial(
-  'a session ended at one replica, NATS there and then away → the other knows within 2 s, the edge within 5',
+  'signing keys moved twice, one replica after the other, under load → no request refused; then the first key is over',
   async (t) => {
-    await using other = await replica()
-    for (const natsIs of ['there', 'away']) {
-      const user = await shop.user()
-      t.is(await authn(other.url, user.token), 204)
-      t.is((await shop.call('GET', '/profile', { token: user.token })).status, 200)
-      if (natsIs === 'away') await shop.nats.stop()
-      const began = Date.now()
-      t.is((await shop.call('POST', '/auth/logout', { token: user.token })).status, 204)
-      await eventually('the other replica refuses', async () => (await authn(other.url, user.token)) === 401, 5000)
-      const known = Date.now() - began
-      await eventually(
-        'the edge refuses',
-        async () => (await shop.call('GET', '/profile', { token: user.token })).status === 401,
-        5000,
-      )
-      const seen = Date.now() - began
-      t.log(`NATS ${natsIs}: the other replica after ${known} ms, the edge after ${seen} ms`)
-      // With half a second for a busy machine.
-      t.true(known < 2500, `${known} ms`)
-      t.true(seen < 5000, `${seen} ms`)
+    t.timeout(120_000)
+    const user = await shop.user()
+    const file = join(shop.secretsDir('auth'), 'JWT_KEYS')
+    let keys: SigningKey[] = JSON.parse(readFileSync(file, 'utf8'))
+    const jwks = async () => (await call(shop.url, 'GET', '/.well-known/jwks.json')).body.keys as JsonWebKey[]
+    const cached = await jwks()
+    const first = user.token
+
+    // Customers with every token there is, at every edge whose replica is not just starting, as a balancer would send them.
+    const tokens = [first]
+    const open = new Set(doors)
+    const asking = new Map(doors.map((door) => [door, 0]))
+    const count = (door: string, n: number) => asking.set(door, (asking.get(door) as number) + n)
+    const answers: number[] = []
+    const refused: string[] = []
+    const stop = new AbortController()
+    const load = Promise.all(
+      Array.from({ length: 4 }, async (_, n) => {
+        for (let i = n; !stop.signal.aborted; i++) {
+          const door = [...open][i % open.size] as string
+          const token = tokens[i % tokens.length] as string
+          count(door, 1)
+          const { status, text } = await call(door, 'GET', `/cart?turn=${n}-${i}`, { token })
+          count(door, -1)
+          answers.push(status)
+          if (status !== 200) refused.push(`${door} ${kidOf(token)} ${status} ${text}`)
+          await pause(5)
+        }
+      }),
+    )
+    t.teardown(() => {
+      stop.abort()
+      return load.then(() => {})
+    })
+    for (let move = 0; move < 2; move++) {
+      keys = rotated(keys)
+      if (move === 1) tokens.splice(0, 1)
+      for (const [i, replica] of [shop.roles.auth, second].entries()) {
+        const door = doors[i] as string
+        open.delete(door)
+        await eventually('its requests are answered', async () => asking.get(door) === 0)
+        if (i === 0) shop.configure('auth', { JWT_KEYS: JSON.stringify(keys) })
+        else writeFileSync(join(shop.dir, 'auth-second', 'JWT_KEYS'), JSON.stringify(keys))
+        await replica.restart()
+        open.add(door)
+        const { email, password } = user
+        tokens.push((await call(door, 'POST', '/auth/login', { body: { email, password } })).body.accessToken)
+        const before = answers.length
+        await eventually('some requests with it', async () => answers.length > before + 20)
+      }
+      // Who keeps the list for its five minutes can check what is signed after the move: the key was in it as the next.
+      if (move === 0) {
+        const fresh = tokens.at(-1) as string
+        const key = cached.find(({ kid }) => kid === kidOf(fresh)) as JsonWebKey
+        t.notThrows(() => jwt.verify(fresh, createPublicKey({ key, format: 'jwk' }), { algorithms: ['RS256'] }))
+        t.not(kidOf(fresh), kidOf(first))
+      }
     }
-    await shop.nats.restart()
+    stop.abort()
+    await load
+    t.deepEqual(refused, [])
+    t.log(`${answers.length} requests`)
+    t.deepEqual(
+      (await jwks()).map(({ kid }) => kid),
+      keys.map(({ kid }) => kid),
+    )
+    for (const door of doors) t.is((await call(door, 'GET', '/cart?last', { token: first })).status, 401)
   },
 )
 
-test.serial('JWKS → may be kept for five minutes, which is shorter than a key waits before it signs', async (t) => {
-  const { headers, body } = await shop.call('GET', '/.well-known/jwks.json')
-  t.is(headers['cache-control'], 'public, max-age=300')
-  t.true(body.keys.length >= 1)
-  for (const key of body.keys) t.deepEqual(Object.keys(key).sort(), ['alg', 'e', 'kid', 'kty', 'n', 'use'])
-})
+test.serial(
+  'JWKS → may be kept for five minutes, which is shorter than a key waits before it signs; no private part',
+  async (t) => {
+    const { headers, body } = await shop.call('GET', '/.well-known/jwks.json')
+    t.is(headers['cache-control'], 'public, max-age=300')
+    t.regex(headers['content-type'] ?? '', /^application\/json/)
+    for (const key of body.keys) t.deepEqual(Object.keys(key).sort(), ['alg', 'e', 'kid', 'kty', 'n', 'use'])
+  },
+)
