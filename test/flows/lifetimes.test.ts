@@ -2,7 +2,7 @@ import { argon2Sync, randomBytes } from 'node:crypto'
 import test from 'ava'
 import { codeIn } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
-import { useShop } from '../support/shop.ts'
+import { eventually, useShop } from '../support/shop.ts'
 
 const shop = useShop(test)
 const sql = async (text: string, ...values: unknown[]) => (await query(shop.databaseUrl, text, values)).rows
@@ -94,3 +94,25 @@ test('a password stored with older parameters → is right, and stored with thos
   await shop.login(user)
   t.is(await stored(), renewed)
 })
+
+test.serial(
+  '300 sign-ins at once → 200 wait for their turn, the rest is refused at once; then one gets in',
+  async (t) => {
+    const user = await shop.user()
+    const began = performance.now()
+    const answers = await Promise.all(
+      Array.from({ length: 300 }, async (_, n) => {
+        const body = { email: `guest-${n}@example.org`, password: 'not the password' }
+        const { status, body: problem } = await shop.call('POST', '/auth/login', { body })
+        return { status, detail: problem.detail, ms: performance.now() - began }
+      }),
+    )
+    // On a slow machine the edge gives the last of those who wait up after 20 s, with a 503 of its own.
+    t.deepEqual([...new Set(answers.map(({ status }) => status))].sort(), [401, 503])
+    const refused = answers.filter(({ detail }) => /Too many sign-ins/.test(detail))
+    const slowest = Math.max(...answers.map(({ ms }) => ms))
+    t.true(refused.length > 0 && refused.length <= 100, String(refused.length))
+    t.true(Math.max(...refused.map(({ ms }) => ms)) < slowest)
+    await eventually('one gets in', async () => (await shop.login(user)).token, 60_000)
+  },
+)
