@@ -1,12 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { cpSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
-import { startChild } from '../../src/embedded/child.ts'
-import { freePorts } from '../../src/embedded/ports.ts'
 import { query } from '../../src/embedded/postgres.ts'
-import { eventually } from '../support/shop.ts'
+import { eventually, startReplica } from '../support/shop.ts'
 import { usePost } from './post.ts'
 
 const { shop, sql, secret, metric } = usePost(test)
@@ -32,29 +28,13 @@ const clearOfTurn = async () => {
 }
 
 /** Another replica of the role, beside the shop's; its clock is `skew` seconds ahead. */
-async function replica(name: string, skew = 0) {
+function replica(name: string, skew = 0) {
   const clock = `const True = Date; globalThis.Date = class extends True {
     constructor(...given) { given.length ? super(...given) : super(True.now() + ${skew * 1000}) }
     static now() { return True.now() + ${skew * 1000} }
   }`
-  const [port, metrics] = await freePorts(2)
-  const dir = join(shop.dir, name)
-  cpSync(shop.secretsDir('notifications'), dir, { recursive: true })
-  writeFileSync(join(dir, 'LISTEN_PORT'), String(port))
-  writeFileSync(join(dir, 'METRICS_PORT'), String(metrics))
-  const child = await startChild({
-    name,
-    command: process.execPath,
-    args: [join(import.meta.dirname, '../../src/main.ts')],
-    env: {
-      ROLE: 'notifications',
-      SECRETS_DIR: dir,
-      NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(clock)}`,
-    },
-    log: join(shop.dir, 'log', `${name}.log`),
-    ready: async () => (await fetch(`http://127.0.0.1:${port}/readyz`)).ok,
-  })
-  return Object.assign(child, { metricsUrl: `http://127.0.0.1:${metrics}/metrics` })
+  const NODE_OPTIONS = `--import data:text/javascript,${encodeURIComponent(clock)}`
+  return startReplica(shop, 'notifications', name, {}, { NODE_OPTIONS })
 }
 
 /** An unpaid order as old as `minutes`. */

@@ -75,12 +75,13 @@ export async function openShop({ ownPostgres = false, env, ...options }: Options
   return { shop: withUsers(started), close }
 }
 
-/** One more replica of a role, beside the shop's own, with some settings of its own. */
+/** One more replica of a role, beside the shop's own, with some settings and variables of its own. */
 export async function startReplica(
   shop: Shop,
   role: Role,
   name: string,
   changes: Record<string, string> = {},
+  env: Record<string, string> = {},
 ): Promise<RoleProcess> {
   const [port, metricsPort] = await freePorts(2)
   const dir = join(shop.dir, name)
@@ -92,7 +93,7 @@ export async function startReplica(
     name,
     command: process.execPath,
     args: [join(import.meta.dirname, '../../src/main.ts')],
-    env: { ROLE: role, SECRETS_DIR: dir },
+    env: { ...env, ROLE: role, SECRETS_DIR: dir },
     log: join(shop.dir, 'log', `${name}.log`),
     grace: 30_000,
     ready: async () => (await fetch(`${url}/readyz`)).ok,
