@@ -36,7 +36,9 @@ full() { case ${1%:*} in '' | *.* | *:*) printf %s "$1" ;; *) printf %s "${1%:*}
 case ${PRODUCT_READ:=public} in public | user) ;; *) fault "PRODUCT_READ is $PRODUCT_READ, and must be public or user" ;; esac
 
 {
-  [ -z "${EDGE_RESOLVER:-}" ] || printf 'resolver %s valid=2s ipv6=%s;\n' "$EDGE_RESOLVER" "$ipv6"
+  # A name server that did not answer is asked again after resolver_timeout: by its default of 30 s, the edge would know only
+  # addresses that are gone, or none.
+  [ -z "${EDGE_RESOLVER:-}" ] || printf 'resolver %s valid=2s ipv6=%s;\nresolver_timeout 2s;\n' "$EDGE_RESOLVER" "$ipv6"
   upstream auth "$(full "${AUTH_UPSTREAM:-}")"
   upstream products "$(full "${PRODUCTS_UPSTREAM:-}")"
   upstream orders "$(full "${ORDERS_UPSTREAM:-}")"
