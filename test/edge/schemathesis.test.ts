@@ -56,7 +56,7 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 415, 422, 428, 429]
 withPython(
   'every route, by a fuzzer that reads the document → no 5xx, and no answer that the document has not',
   async (t) => {
-    t.timeout(400_000)
+    t.timeout(600_000)
     const { token } = await shop.admin()
     const must = async (method: string, path: string, body: unknown, headers = {}) => {
       const answer = await shop.call(method, path, { token, body, headers })
@@ -85,6 +85,7 @@ withPython(
       [/^\/avatar/, [avatar.large.split('/').at(-1)]],
       [/^\/image/, [image.large.split('/').at(-1)]],
       [/^\/auth\/sessions/, [randomUUID()]],
+      [/^\/user\//, [(await shop.user()).id]],
     ]
     type Operation = { operationId: string; parameters: { in: string; name: string; schema: object }[] }
     for (const [path, operations] of Object.entries(document.paths as Record<string, Record<string, Operation>>))
@@ -99,18 +100,17 @@ withPython(
     const args = [
       `--url=${shop.url}`,
       `--header=Authorization: Bearer ${token}`,
-      // These two end the session that asks.
+      // It ends the session that asks.
       '--exclude-path=/auth/logout',
-      '--exclude-path=/user/{id}/roles',
       `--checks=${checks.join()}`,
       '--phases=examples,coverage,fuzzing',
-      '--max-examples=15',
+      '--max-examples=10',
       '--seed=7',
       '--generation-database=none',
       '--request-timeout=20',
       '--no-color',
     ]
-    const { code, all } = await python(['-m', 'schemathesis.cli', 'run', file, ...args], 360)
+    const { code, all } = await python(['-m', 'schemathesis.cli', 'run', file, ...args], 540)
     t.is(code, 0, all.slice(all.indexOf('= FAILURES =')))
     t.log(/Test cases:\n +(.*)/.exec(all)?.[1])
     t.is((await shop.call('GET', '/profile', { token })).status, 200, 'the session lived to the end')
