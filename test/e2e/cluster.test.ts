@@ -320,6 +320,7 @@ test('make backup TARGET=cluster under load → a whole backup, no failed reques
   t.regex(out, /^orders +3 +3 +bodega-app:/m)
   t.regex(out, /^outbox +orders \d+/m)
   t.regex(out, /last backup +backups\/bodega-dev-/)
+  t.regex((await onCluster('dlq')).out, /There are no dead letters/)
   t.log(out)
 })
 

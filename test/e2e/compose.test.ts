@@ -291,6 +291,7 @@ test('after all of that → no accepted order is lost, stock is exact, each orde
       'orders told of under more than one Message-ID',
     )
   }
+  t.regex((await host.make(['dlq', 'TARGET=compose'])).out, /There are no dead letters/)
   t.log(`${sales.size} orders`)
 })
 
