@@ -3,15 +3,17 @@ import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import type { PartName, Stage } from './stage.ts'
 
-export const faults = ['kill', 'freeze', 'restart', 'slow', 'reset', 'full'] as const
+export const faults = ['kill', 'away', 'freeze', 'restart', 'slow', 'reset', 'full'] as const
 export type Fault = (typeof faults)[number]
 
 /** Seconds that each lasts before it is taken away; a restart and a kill last until the part is up again. */
-export const lasts: Record<Fault, number> = { kill: 3, freeze: 20, restart: 0, slow: 10, reset: 5, full: 5 }
+export const lasts: Record<Fault, number> = { kill: 3, away: 150, freeze: 20, restart: 0, slow: 10, reset: 5, full: 5 }
 
 /** Why a part cannot have a fault here; undefined where it can. */
 export function cannot({ network, disks }: Stage, part: PartName, fault: Fault): string | undefined {
   if ((fault === 'slow' || fault === 'reset') && !network) return 'no toxiproxy'
+  if (fault === 'away' && !['notifications', 'nats', 'objectstore', 'smtp'].includes(part))
+    return 'customers cannot do without'
   if (fault !== 'full' || disks[part]) return undefined
   return ['postgres', 'nats', 'objectstore', 'edge'].includes(part) ? 'no small disk' : 'writes nothing'
 }
@@ -22,6 +24,7 @@ export async function strike(stage: Stage, part: PartName, fault: Fault): Promis
   const child = stage.processes[part]
   switch (fault) {
     case 'kill':
+    case 'away':
       await child.kill('SIGKILL')
       return () => child.restart()
     case 'restart':
