@@ -80,13 +80,18 @@ stop_shop() {
   # The workers live under the same labels, so the pods are asked for by their ReplicaSets' one.
   k wait --for=delete pods -l "$shop,pod-template-hash" --timeout=2m >/dev/null
 }
-start_shop() {
+# scale_up LINES: scales Deployments, each a line of name and number, and waits for all of them.
+scale_up() {
   local name count
-  # The roles first: the edge finds them when it starts.
-  while read -r name count; do
-    k scale deployment "$name" --replicas="$((count > 0 ? count : 1))" >/dev/null
-    k rollout status "deployment/$name" --timeout=3m >/dev/null || return 1
-  done < <(grep -v edge <<<"$replicas"; grep edge <<<"$replicas")
+  while read -r name count; do k scale deployment "$name" --replicas="$((count > 0 ? count : 1))" >/dev/null; done <<<"$1"
+  while read -r name count; do k rollout status "deployment/$name" --timeout=3m >/dev/null || return 1; done <<<"$1"
+}
+# The edge comes last, when it finds the roles; it comes also where one of them fails.
+start_shop() {
+  local code=0
+  scale_up "$(grep -v edge <<<"$replicas")" || code=1
+  scale_up "$(grep edge <<<"$replicas")" || code=1
+  return "$code"
 }
 after_failure() { start_shop && printf '%s\n' '  The shop has the data from before, and runs.' >&2; }
 hint_logs="kubectl --namespace $space get pods"

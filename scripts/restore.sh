@@ -13,6 +13,7 @@ leave() {
   local code=$?
   rm -rf "$work"
   if [ "$code" != 0 ] && [ -n "$stopped" ]; then
+    # Best effort: the database may be what failed, and the next restore forgets it too.
     inside database forget </dev/null >/dev/null 2>&1 || true
     after_failure
   fi

@@ -27,6 +27,7 @@ cluster_parts() {
 
 # figures COMMAND…: events and mails on their way, by a command that runs Node.js with ROLE or ROLE=HOST as arguments.
 figures() { printf '%s\n' "$program" | "$@" || say 'figures: no answer'; }
+# It ends with 1 at the end of the text, as there is no null in it.
 read -r -d '' program <<'END' || true
 const hosts = Object.fromEntries(process.argv.slice(2).map((word) => [word.split('=')[0], word.split('=').at(-1)]))
 const roles = Object.keys(hosts)

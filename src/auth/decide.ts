@@ -55,7 +55,7 @@ export function answerProxy(
   return async (ctx: Context, next: () => Promise<unknown>) => {
     const isAuthn = ctx.path === '/authn'
     if (!isAuthn && ctx.path !== '/authz' && !ctx.path.startsWith('/authz/')) return next()
-    await deps.revocations.read()
+    await deps.revocations.ready()
     const token = bearer(ctx)
     let decision: Decision
     if (isAuthn) {

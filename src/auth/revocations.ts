@@ -20,7 +20,7 @@ export interface Revocations extends AsyncDisposable {
   /** Throws until the first read: before it, a revoked session could pass. */
   check(): Promise<void>
   /** Waits for the first read; a problem of 503 after two seconds. A replica is asked as soon as its name is known. */
-  read(): Promise<void>
+  ready(): Promise<void>
 }
 
 export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logger }): Revocations {
@@ -31,7 +31,7 @@ export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logge
   let timer: NodeJS.Timeout | undefined
 
   const note = (sid: string) => revoked.set(sid, Date.now() + remembered)
-  const readLately = async () => {
+  const read = async () => {
     try {
       for (const { id } of await store.revokedSince(db, loaded ? 30 : remembered / 1000)) note(id)
       loaded = true
@@ -41,9 +41,9 @@ export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logge
     } catch (err) {
       log.warn({ err }, 'cannot read revoked sessions')
     }
-    if (!closed) timer = setTimeout(readLately, interval)
+    if (!closed) timer = setTimeout(read, interval)
   }
-  void readLately()
+  void read()
   void bus.connection.then(async (nc) => {
     for await (const message of nc.subscribe(subject)) for (const sid of message.json<string[]>()) note(sid)
   })
@@ -58,7 +58,7 @@ export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logge
     async check() {
       if (!loaded) throw new Error('the revoked sessions are not read yet')
     },
-    async read() {
+    async ready() {
       if (!loaded) await Promise.race([first.promise, pause(2000, undefined, { ref: false })])
       if (!loaded) throw problem.unavailable('Which sessions are revoked cannot be read at the moment.')
     },

@@ -344,6 +344,21 @@ test.serial(
 )
 
 test.serial(
+  'products dead, a picture of 1 MB → 503 as for every request, and not too large for the second try',
+  async (t) => {
+    const { token } = await shop.staff()
+    await shop.roles.products.kill('SIGKILL')
+    const answer = await shop.call('PUT', '/product/018f0000-0000-7000-8000-000000000000/image', {
+      token,
+      body: Buffer.alloc(1_000_000),
+      headers: { 'Content-Type': 'image/jpeg', 'If-Match': '*' },
+    })
+    t.is(answer.status, 503)
+    await shop.roles.products.restart()
+  },
+)
+
+test.serial(
   'auth asked before it has read which sessions are revoked → the answer waits for that, and is 200',
   async (t) => {
     const { token } = await shop.login(customer)
