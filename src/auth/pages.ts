@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto'
 import type { Context } from 'koa'
+import { inline, sendPage } from '../platform/pages.ts'
 
 // The pages that mail links open. Opening one changes nothing, since mail scanners follow links: a press of its button
 // posts. The token travels in the query, so the page sends no referrer and loads nothing from anywhere.
@@ -13,8 +13,7 @@ try{const r=await fetch(location.pathname,{method:'POST',headers:{'Content-Type'
 if(r.ok){form.remove();says.textContent=form.dataset.done}else{const p=await r.json();says.textContent=p.detail;form.querySelector('button').disabled=false}}
 catch{says.textContent='The shop cannot be reached; try again.';form.querySelector('button').disabled=false}})`
 
-const hash = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
-const policy = `default-src 'none'; style-src ${hash(style)}; script-src ${hash(script)}; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`
+const allowed = `style-src ${inline(style)}; script-src ${inline(script)}; connect-src 'self'; form-action 'none'`
 
 const page = (title: string, text: string, fields: string, button: string, done: string) => `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>${title}</title><style>${style}</style></head>
@@ -37,15 +36,6 @@ const resetPage = page(
   'The new password is set; you can log in now.',
 )
 
-const send = (html: string) => async (ctx: Context) => {
-  ctx.set({
-    'Content-Type': 'text/html; charset=utf-8',
-    'Content-Security-Policy': policy,
-    'Referrer-Policy': 'no-referrer',
-    'Cache-Control': 'no-store',
-    'X-Content-Type-Options': 'nosniff',
-  })
-  return html
-}
+const send = (html: string) => async (ctx: Context) => sendPage(ctx, html, allowed)
 export const sendVerifyPage = send(verifyPage)
 export const sendResetPage = send(resetPage)

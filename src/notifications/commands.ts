@@ -22,15 +22,7 @@ export async function runJob(name: string | undefined, env: NodeJS.ProcessEnv) {
   const stopping = new AbortController().signal
   const publicUrl = c.PUBLIC_URL
   await using db = openDb({ role: 'notifications', c, log })
-  await using mailer = openMailer({
-    url: c.SMTP_URL,
-    ca: c.SMTP_CA,
-    from: c.MAIL_FROM,
-    hostname: new URL(publicUrl).hostname,
-    connectTimeout: c.CONN_TIMEOUT,
-    stopping,
-    log,
-  })
+  await using mailer = openMailer({ c, stopping, log })
   const composer = await openComposer({ publicUrl, from: c.MAIL_FROM })
   const [slot, owner] = [new Date(), randomUUID()]
   await claimRun(db, job.name, slot, owner, 60_000)

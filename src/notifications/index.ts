@@ -23,17 +23,7 @@ export async function start({ env, log, stack, stopping }: Process) {
     }),
   )
   const bus = stack.use(openBus({ name: 'notifications', c, log }))
-  const mailer = stack.use(
-    openMailer({
-      url: c.SMTP_URL,
-      ca: c.SMTP_CA,
-      from: c.MAIL_FROM,
-      hostname: new URL(c.PUBLIC_URL).hostname,
-      connectTimeout: c.CONN_TIMEOUT,
-      stopping,
-      log,
-    }),
-  )
+  const mailer = stack.use(openMailer({ c, stopping, log }))
   const publicUrl = c.PUBLIC_URL
   const composer = await openComposer({ publicUrl, from: c.MAIL_FROM })
   const handle = openHandler({ db, mailer, composer, publicUrl, stopping, log })

@@ -1,4 +1,5 @@
 import { Permanent } from '../platform/bus.ts'
+import type { Config } from '../platform/config.ts'
 import type { Logger } from '../platform/log.ts'
 import { type Gate, openGate } from './gate.ts'
 import { type Mail, writeMail } from './mime.ts'
@@ -24,13 +25,7 @@ export interface Mailer extends AsyncDisposable {
 }
 
 interface MailerOptions {
-  url: string
-  ca?: string
-  from: string
-  /** How we greet the server. */
-  hostname: string
-  /** Milliseconds to connect and be greeted. */
-  connectTimeout: number
+  c: Pick<Config<'notifications'>, 'SMTP_URL' | 'SMTP_CA' | 'MAIL_FROM' | 'PUBLIC_URL' | 'CONN_TIMEOUT'>
   stopping: AbortSignal
   log: Logger
 }
@@ -41,8 +36,17 @@ const silence = 20_000
 const connections = 10
 
 /** Opens nothing yet: up to 10 connections are made when first used, and kept. */
-export function openMailer({ url, ca, from, hostname, connectTimeout, stopping, log }: MailerOptions): Mailer {
-  const smtp = openSmtp({ url, ca, hostname, connections, connectTimeout, silence, log })
+export function openMailer({ c, stopping, log }: MailerOptions): Mailer {
+  const smtp = openSmtp({
+    url: c.SMTP_URL,
+    ca: c.SMTP_CA,
+    // How we greet the server.
+    hostname: new URL(c.PUBLIC_URL).hostname,
+    connections,
+    connectTimeout: c.CONN_TIMEOUT,
+    silence,
+    log,
+  })
   const gate = openGate('mail server', { probe: () => smtp.probe(), stopping, log })
   let accepted = 0
   return {
@@ -54,7 +58,7 @@ export function openMailer({ url, ca, from, hostname, connectTimeout, stopping, 
     },
     accepted: () => accepted,
     async send(mail) {
-      const { envelope, raw } = writeMail(from, mail)
+      const { envelope, raw } = writeMail(c.MAIL_FROM, mail)
       try {
         await smtp.send(envelope, raw)
       } catch (error) {

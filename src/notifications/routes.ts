@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto'
 import type { Context } from 'koa'
 import type { Db } from '../platform/db.ts'
+import { inline, sendPage } from '../platform/pages.ts'
 import { problem } from '../platform/problem.ts'
 import { type Route, route } from '../platform/routes.ts'
 import { type Composer, pageStyle } from './compose.ts'
@@ -66,15 +66,6 @@ export const routes = ({ db, composer }: Deps): Route[] => {
   ]
 }
 
-const policy = `default-src 'none'; style-src 'sha256-${createHash('sha256').update(pageStyle).digest('base64')}'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'`
-
-function page(ctx: Context, composer: Composer, { topic, locale }: Link, done: boolean) {
-  ctx.set({
-    'Content-Type': 'text/html; charset=utf-8',
-    'Content-Security-Policy': policy,
-    'Referrer-Policy': 'no-referrer',
-    'Cache-Control': 'no-store',
-    'X-Content-Type-Options': 'nosniff',
-  })
-  return composer.page(topic, locale ?? undefined, done)
-}
+const allowed = `style-src ${inline(pageStyle)}; form-action 'self'`
+const page = (ctx: Context, composer: Composer, { topic, locale }: Link, done: boolean) =>
+  sendPage(ctx, composer.page(topic, locale ?? undefined, done), allowed)

@@ -35,31 +35,29 @@ export interface Job {
   run(tools: Tools): Promise<Record<string, number>>
 }
 
-/** Repeats a batch until one comes back less than full; counts `what`. */
-const inBatches = (what: string, step: (db: Db, batch: number) => Promise<number>): Job['run'] => {
-  const batch = 500
-  return async ({ db, stopping }) => {
+/** Repeats a batch until one finds nothing left, or the process stops; counts `what`. */
+const untilNone =
+  (what: string, step: (db: Db, batch: number) => Promise<number>): Job['run'] =>
+  async ({ db, stopping }) => {
     let sum = 0
-    for (let done = batch; done === batch && !stopping.aborted; sum += done) done = await step(db, batch)
+    for (let done = 1; done > 0 && !stopping.aborted; sum += done) done = await step(db, 500)
     return { [what]: sum }
   }
-}
 
 export const jobs: Job[] = [
-  { name: 'expire-orders', pattern: '* * * * *', run: inBatches('orders', expireOrders) },
-  { name: 'remind-unpaid', pattern: '* * * * *', run: inBatches('orders', remindUnpaid) },
-  { name: 'remind-carts', pattern: '*/10 * * * *', run: inBatches('carts', remindCarts) },
-  { name: 'ask-feedback', pattern: '20 * * * *', run: inBatches('orders', askFeedback) },
+  { name: 'expire-orders', pattern: '* * * * *', run: untilNone('orders', expireOrders) },
+  { name: 'remind-unpaid', pattern: '* * * * *', run: untilNone('orders', remindUnpaid) },
+  { name: 'remind-carts', pattern: '*/10 * * * *', run: untilNone('carts', remindCarts) },
+  { name: 'ask-feedback', pattern: '20 * * * *', run: untilNone('orders', askFeedback) },
   // Every quarter of an hour it is 9 somewhere: zones differ from UTC by whole quarters.
   { name: 'send-digests', pattern: '*/15 * * * *', run: sendDigests },
   {
     name: 'purge',
     pattern: '30 3 * * *',
-    async run({ db, stopping }) {
-      let [logins, audit] = [0, 0]
-      for (let done = 1; done > 0 && !stopping.aborted; logins += done) done = await purgeLogins(db)
-      for (let done = 1; done > 0 && !stopping.aborted; audit += done) done = await purgeAudit(db)
-      return { logins, audit, ...(await purge(db)) }
+    async run(tools) {
+      const logins = await untilNone('logins', purgeLogins)(tools)
+      const audit = await untilNone('audit', purgeAudit)(tools)
+      return { ...logins, ...audit, ...(await purge(tools.db)) }
     },
   },
 ]

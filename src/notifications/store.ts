@@ -148,29 +148,23 @@ export const purgeRuns = (db: Db, job: string, before: Date) =>
     before,
   ])
 
-/** Expires up to `batch` unpaid orders, and says how many. */
-export async function expireOrders(db: Db, batch: number): Promise<number> {
-  const { rows } = await db.knex.raw('select orders.expire_due(batch => ?) as done', [batch])
-  return rows[0].done
+/** A job of another schema's, which does up to `batch` of its rows and says how many those were. */
+const job = (name: string) => async (db: Db, batch: number) => {
+  const { rows } = await db.knex.raw(`select ${name}(batch => ?) as done`, [batch])
+  return rows[0].done as number
 }
-
-/** Has up to `batch` owners of unpaid orders reminded, and says how many. */
-export async function remindUnpaid(db: Db, batch: number): Promise<number> {
-  const { rows } = await db.knex.raw('select orders.remind_unpaid(batch => ?) as done', [batch])
-  return rows[0].done
-}
-
-/** Tells of up to `batch` carts that nobody touches any more, and says how many. */
-export async function remindCarts(db: Db, batch: number): Promise<number> {
-  const { rows } = await db.knex.raw('select orders.remind_carts(batch => ?) as done', [batch])
-  return rows[0].done
-}
-
-/** Has up to `batch` buyers asked how it was, and says how many. */
-export async function askFeedback(db: Db, batch: number): Promise<number> {
-  const { rows } = await db.knex.raw('select orders.ask_feedback(batch => ?) as done', [batch])
-  return rows[0].done
-}
+/** Expires unpaid orders. */
+export const expireOrders = job('orders.expire_due')
+/** Has owners of unpaid orders reminded. */
+export const remindUnpaid = job('orders.remind_unpaid')
+/** Tells of carts that nobody touches any more. */
+export const remindCarts = job('orders.remind_carts')
+/** Has buyers asked how it was. */
+export const askFeedback = job('orders.ask_feedback')
+/** Forgets entries of the audit that are older than a year. */
+export const purgeAudit = job('auth.purge_audit')
+/** Forgets sessions, codes and failures to log in, up to `batch` of each. */
+export const purgeLogins = job('auth.purge')
 
 /** Forgets what every schema need not know any more; how much of each. */
 export async function purge(db: Db) {
@@ -185,18 +179,6 @@ export async function purge(db: Db) {
        orders.purge_keys() as keys, auth.tell_unused() + products.tell_unused() as objects`,
   )
   return rows[0] as { mails: number; digests: number; keys: number; objects: number }
-}
-
-/** Forgets up to 5,000 entries of the audit that are older than a year; how many. */
-export async function purgeAudit(db: Db): Promise<number> {
-  const { rows } = await db.knex.raw('select auth.purge_audit() as done')
-  return rows[0].done
-}
-
-/** Forgets up to 5,000 sessions, codes and failures to log in each; how many. */
-export async function purgeLogins(db: Db): Promise<number> {
-  const { rows } = await db.knex.raw('select auth.purge() as done')
-  return rows[0].done
 }
 
 export interface Subscription {
