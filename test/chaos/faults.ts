@@ -68,6 +68,7 @@ function fill(path: string) {
       try {
         writeSync(file, Buffer.alloc(size))
       } catch {
+        // So much does not fit any more.
         size /= 2
       }
   } finally {

@@ -3,7 +3,7 @@ import { cpus, loadavg, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { cannot, type Fault, faults } from './faults.ts'
-import { type Outcome, openCatalogue, play, type Strike } from './scenario.ts'
+import { type Outcome, openStock, play, type Strike } from './scenario.ts'
 import { openStage, type PartName, parts } from './stage.ts'
 
 /**
@@ -60,7 +60,7 @@ let played = 0
 let found = 0
 try {
   await using stage = await openStage(dir, { say: (text) => process.stderr.write(`${text}\n`) })
-  const catalogue = await openCatalogue(stage)
+  const catalogue = await openStock(stage)
   const perform = async (strikes: Strike[]) => {
     const outcome = await play(stage, catalogue, strikes)
     played++

@@ -1,11 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { call, mailsTo } from '../../src/embedded/client.ts'
+import { call } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { roleNames } from '../../src/platform/config.ts'
 import {
   type Asked,
   type Buyer,
   newBuyer,
+  openCatalogue,
+  orderMails,
   type Sale,
   signIn,
   startLoad,
@@ -40,14 +42,17 @@ const isOrder = ({ method, path }: Asked) => method === 'POST' && path === '/ord
 const isRead = ({ method, path }: Asked) => method === 'GET' && path.startsWith('/product')
 const share = (asked: Asked[]) => (asked.length ? asked.filter(isGood).length / asked.length : Number.NaN)
 
-/** Products that do not run out, and what of them there was at first. */
-export async function openCatalogue({ shop }: Stage) {
-  const admin = await newBuyer(shop.url, shop.inboxUrl)
-  await shop.run('auth', 'commands.ts', 'admin', admin.email)
-  Object.assign(admin, await signIn(shop.url, admin))
-  return { admin, stockAtFirst: await stockProducts(shop.url, admin, [1e6, 1e6, 1e6, 1e6]) }
-}
-export type Catalogue = Awaited<ReturnType<typeof openCatalogue>>
+/** An admin and products that do not run out, for all that is played on a stage. */
+export const openStock = ({ shop }: Stage) =>
+  openCatalogue(
+    {
+      url: shop.url,
+      inboxUrl: shop.inboxUrl,
+      makeAdmin: (email) => shop.run('auth', 'commands.ts', 'admin', email),
+    },
+    [1e6, 1e6, 1e6, 1e6],
+  )
+export type Catalogue = Awaited<ReturnType<typeof openStock>>
 
 /**
  * Customers of their own order while faults strike one after the other and end together; afterwards their ledger is
@@ -138,13 +143,11 @@ async function compare(
     const own = await sql(
       `select o.id from orders."order" o join auth."user" u on u.id = o.user_id where u.email = '${email}'`,
     )
-    const told = new Map<string, Set<string>>()
+    let told = new Map<string, Set<string>>()
     await eventually(
       `a mail for each of ${own.length} orders`,
       async () => {
-        for (const { text, messageId } of await mailsTo(shop.inboxUrl, email))
-          for (const [id] of text.matchAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g))
-            told.set(id, (told.get(id) ?? new Set()).add(messageId))
+        told = await orderMails(shop.inboxUrl, email)
         return own.every((id) => told.has(id))
       },
       90_000,

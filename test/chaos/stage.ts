@@ -59,22 +59,21 @@ export async function openStage(dir: string, { network = true, disks = true, say
       try {
         return await child.restart()
       } catch {
+        // What it needs is still away, such as room on its disk: again, as a supervisor does it.
         await sleep(500)
       }
   }
-  const part = (name: string) => ({
-    log: join(dir, 'log', `${name}.log`),
-    onEnd(how: string, child: Child) {
-      restarted.push(`${child.name} (${how})`)
-      starting.push(startAgain(child))
-    },
-  })
+  const onEnd = (how: string, child: Child) => {
+    restarted.push(`${child.name} (${how})`)
+    starting.push(startAgain(child))
+  }
+  const part = (name: string) => ({ log: join(dir, 'log', `${name}.log`), onEnd })
   const store = opening.use(
     await startSeaweedfs({ program: findSeaweedfs(say), dir: join(dir, 'objectstore'), ...part('objectstore') }),
   )
-  const ports = (await freePorts(8)) as [number, number, number, number, number, number, number, number]
-  const [auth, products, orders, notifications, edge, postgres, nats, smtp] = ports
-  const real = { auth, products, orders, notifications, edge, postgres, nats, smtp }
+  const names = [...roleNames, 'edge', 'postgres', 'nats', 'smtp'] as const
+  const free = await freePorts(names.length)
+  const real = Object.fromEntries(names.map((name, i) => [name, free[i]])) as Record<(typeof names)[number], number>
   const program = network ? findToxiproxy(say) : undefined
   const listen = await freePorts(parts.length)
   const doors = Object.fromEntries(
@@ -89,7 +88,7 @@ export async function openStage(dir: string, { network = true, disks = true, say
     await startShop({
       dir,
       ports: real,
-      onEnd: part('').onEnd,
+      onEnd,
       env: {
         ...Object.fromEntries(
           roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, `127.0.0.1:${doors[role].listen}`]),

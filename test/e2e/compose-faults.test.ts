@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import anyTest from 'ava'
 import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
-import { type Buyer, newBuyer, type Sale, signIn, startLoad, stockProducts, whatIsLost } from '../support/load.ts'
+import { type Market, openMarket } from '../support/load.ts'
 import { eventually } from '../support/shop.ts'
 import { type Host, lacking, openHost, removeImages, run } from './host.ts'
 
@@ -19,14 +19,7 @@ let host: Host
 let url = ''
 let disk = ''
 let clock = ''
-const buyers: Buyer[] = []
-const sales = new Map<string, Sale>()
-let stockAtFirst = new Map<string, number>()
-const nothingLost = () => whatIsLost(host.sql, { sales, stockAtFirst })
-const load = (strict: boolean) => startLoad({ url, buyers, products: [...stockAtFirst.keys()], sales, strict })
-async function signInAgain() {
-  for (const buyer of buyers) Object.assign(buyer, await signIn(url, buyer))
-}
+let market: Market
 
 if (!missing) {
   anyTest.serial.before(
@@ -98,20 +91,16 @@ test('a secret that was not unpacked → its file is named, and nothing serves',
   rmSync(path)
   await host.make(['secrets'])
   await host.compose(['up', '--detach', '--wait'], { seconds: 180 })
-  const admin = await newBuyer(url, host.inboxUrl)
-  await host.compose(['exec', '-T', 'auth', 'node', 'src/commands.ts', 'admin', admin.email])
-  stockAtFirst = await stockProducts(
+  market = await openMarket({
     url,
-    Object.assign(admin, await signIn(url, admin)),
-    [1_000_000, 1_000_000, 1_000_000],
-  )
-  for (let i = 0; i < 3; i++) buyers.push(await newBuyer(url, host.inboxUrl))
+    inboxUrl: host.inboxUrl,
+    makeAdmin: (email) => host.compose(['exec', '-T', 'auth', 'node', 'src/commands.ts', 'admin', email]),
+  })
 })
 
 test('the disk of the database full under an order load → 503 and a line that says why; with room again orders go on, nothing is lost', async (t) => {
   t.timeout(300_000)
-  await signInAgain()
-  const customers = load(false)
+  const customers = await market.load({ strict: false })
   try {
     await customers.orders(20)
     // To the last byte, so that neither a table nor the log can grow.
@@ -131,7 +120,7 @@ test('the disk of the database full under an order load → 503 and a line that 
   }
   t.log(JSON.stringify(customers.seen))
   t.is(customers.seen['500'], undefined)
-  t.deepEqual(await nothingLost(), { lost: [], oversold: [] })
+  t.deepEqual(await market.lost(host.sql), { lost: [], oversold: [] })
 })
 
 test('the clock of the host an hour ahead, and back → who signs in again orders on, nothing is lost or expired twice', async (t) => {
@@ -160,13 +149,12 @@ test('the clock of the host an hour ahead, and back → who signs in again order
       },
       30_000,
     )
-    await signInAgain()
-    const customers = load(true)
+    const customers = await market.load()
     await customers.orders(20)
     await customers.stop()
     t.deepEqual(customers.failures, [], ahead)
   }
-  t.deepEqual(await nothingLost(), { lost: [], oversold: [] })
+  t.deepEqual(await market.lost(host.sql), { lost: [], oversold: [] })
   const again = await host.sql(
     `select order_id, status, count(*) from orders.order_event group by 1, 2 having count(*) > 1`,
   )
@@ -206,7 +194,7 @@ test('docker compose watch, a file of the source saved → the role serves it wi
 
 test('a volume of another major version of PostgreSQL → the server says so and the roles wait; with the right one all is there', async (t) => {
   t.timeout(240_000)
-  const before = await nothingLost()
+  const before = await market.lost(host.sql)
   const orders = await host.sql('select count(*) from orders."order"')
   await host.compose(['down'])
   const label = (await run('sh', ['-c', `echo ${disk}/*/docker/PG_VERSION`])).out
@@ -223,5 +211,5 @@ test('a volume of another major version of PostgreSQL → the server says so and
   writeFileSync(label, is)
   await host.compose(['up', '--detach', '--wait'], { seconds: 180 })
   t.deepEqual(await host.sql('select count(*) from orders."order"'), orders)
-  t.deepEqual(await nothingLost(), before)
+  t.deepEqual(await market.lost(host.sql), before)
 })

@@ -6,16 +6,7 @@ import anyTest, { type ExecutionContext } from 'ava'
 import sharp from 'sharp'
 import { call } from '../../src/embedded/client.ts'
 import { roleNames } from '../../src/platform/config.ts'
-import {
-  type Buyer,
-  contents,
-  newBuyer,
-  type Sale,
-  signIn,
-  startLoad,
-  stockProducts,
-  whatIsLost,
-} from '../support/load.ts'
+import { contents, type Market, openMarket, orderMails } from '../support/load.ts'
 import { eventually } from '../support/shop.ts'
 import { crowding, type Host, lacking, openHost, removeImages, run } from './host.ts'
 
@@ -27,13 +18,7 @@ const test = missing ? anyTest.serial.skip : anyTest.serial
 const version = `e2e-${randomBytes(3).toString('hex')}`
 let host: Host
 let url = ''
-let admin: Buyer
-const buyers: Buyer[] = []
-/** Products that do not run out, and one that does. */
-const products: string[] = []
-let scarce = ''
-let stockAtFirst = new Map<string, number>()
-const sales = new Map<string, Sale>()
+let market: Market
 
 if (!missing) {
   anyTest.serial.before('a clean clone, with images', async (t) => {
@@ -48,23 +33,6 @@ if (!missing) {
     await host?.[Symbol.asyncDispose]()
     await removeImages(version, `${version}-previous`)
   })
-}
-
-const load = (strict: boolean, of = products) => startLoad({ url, buyers, products: of, sales, strict })
-async function signInAgain() {
-  for (const buyer of buyers) Object.assign(buyer, await signIn(url, buyer))
-}
-/** Runs `work` while customers order, and some more after it; gives back what was not answered as by a working shop. */
-async function during(work: () => Promise<unknown>, { strict = true, of = products, orders = 20 } = {}) {
-  const customers = load(strict, of)
-  try {
-    await customers.orders(orders)
-    await work()
-    await customers.orders(orders)
-  } finally {
-    await customers.stop()
-  }
-  return customers
 }
 
 /** Every request was answered as by a working shop; else the edge's own words are shown beside. */
@@ -111,13 +79,12 @@ test('every container → no capability, no new privileges, read-only root, a li
 })
 
 test('customers, and products with pictures', async (t) => {
-  admin = await newBuyer(url, host.inboxUrl)
-  await host.compose(['exec', '-T', 'auth', 'node', 'src/commands.ts', 'admin', admin.email])
-  Object.assign(admin, await signIn(url, admin))
-  for (let i = 0; i < 3; i++) buyers.push(await newBuyer(url, host.inboxUrl))
-  stockAtFirst = await stockProducts(url, admin, [1_000_000, 1_000_000, 1_000_000, 1_000_000, 40])
-  products.push(...stockAtFirst.keys())
-  scarce = products.pop() as string
+  market = await openMarket({
+    url,
+    inboxUrl: host.inboxUrl,
+    makeAdmin: (email) => host.compose(['exec', '-T', 'auth', 'node', 'src/commands.ts', 'admin', email]),
+  })
+  const { admin, products } = market
   const picture = await sharp({ create: { width: 300, height: 200, channels: 3, background: '#a52' } })
     .jpeg()
     .toBuffer()
@@ -157,14 +124,14 @@ test('--scale to 3 and 2 → found without a restart of nginx, and the load is s
   }
   const served = async (service: string, count: number) =>
     eventually(`${count} ${service} serve`, async () => {
-      await call(url, 'GET', service === 'orders' ? '/order' : '/product', { token: buyers[0]?.token as string })
+      await call(url, 'GET', service === 'orders' ? '/order' : '/product', { token: market.buyers[0]?.token as string })
       const counts = await answered(service)
       return counts.length === count && counts.every((n) => n > 0)
     })
   await served('orders', 3)
   await served('products', 2)
   const before = { orders: await answered('orders'), products: await answered('products') }
-  const customers = await during(async () => undefined, { orders: 60 })
+  const customers = await market.during(async () => undefined, { orders: 60 })
   await noneFailed(t, customers)
   for (const service of ['orders', 'products'] as const) {
     const after = await answered(service)
@@ -205,8 +172,7 @@ const isHealthy = async (id: string) => (await host.inspect(id, '{{.State.Health
 
 test('a replica of each role killed under load → no customer sees an error', async (t) => {
   t.timeout(240_000)
-  await signInAgain()
-  const customers = await during(
+  const customers = await market.during(
     async () => {
       for (const role of ['orders', 'auth', 'products'] as const) {
         const [victim] = await host.containers(role)
@@ -222,15 +188,14 @@ test('a replica of each role killed under load → no customer sees an error', a
 })
 /** Waits until the customers of the test have ordered some more. */
 async function customersGoOn(count = 15) {
-  const goal = sales.size + count
-  await eventually(`${count} more orders`, async () => sales.size >= goal, 60_000)
+  const goal = market.sales.size + count
+  await eventually(`${count} more orders`, async () => market.sales.size >= goal, 60_000)
 }
 
 test('restart, kill and pause of each service under an order load → orders go on once it is back', async (t) => {
   t.timeout(600_000)
   await host.compose(['up', '--detach', '--wait', ...roleNames.flatMap((role) => ['--scale', `${role}=1`])])
-  await signInAgain()
-  const customers = load(false, [...products, scarce])
+  const customers = await market.load({ strict: false, of: [...market.products, market.scarce] })
   try {
     await customers.orders(20)
     for (const service of ['edge', ...roleNames, 'postgres', 'nats', 'objectstore']) {
@@ -256,7 +221,7 @@ test('restart, kill and pause of each service under an order load → orders go 
   t.pass()
 })
 
-const nothingLost = () => whatIsLost(host.sql, { sales, stockAtFirst })
+const nothingLost = () => market.lost(host.sql)
 
 test('after all of that → no accepted order is lost, stock is exact, each order has one mail', async (t) => {
   t.timeout(180_000)
@@ -266,7 +231,7 @@ test('after all of that → no accepted order is lost, stock is exact, each orde
     async () => (await host.sql('select count(*) from orders.outbox'))[0] === '0',
     60_000,
   )
-  for (const buyer of buyers) {
+  for (const buyer of market.buyers) {
     const own = new Set(
       await host.sql(
         `select o.id from orders."order" o join auth."user" u on u.id = o.user_id where u.email = '${buyer.email}'`,
@@ -275,12 +240,7 @@ test('after all of that → no accepted order is lost, stock is exact, each orde
     const mails = await eventually(
       `a mail for each of ${own.size} orders of ${buyer.email}`,
       async () => {
-        const answer = await fetch(`${host.inboxUrl}/api/email?to.address=${encodeURIComponent(buyer.email)}`)
-        const all = (await answer.json()) as { text: string; messageId: string }[]
-        const told = new Map<string, Set<string>>()
-        for (const { text, messageId } of all)
-          for (const [id] of text.matchAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g))
-            told.set(id, (told.get(id) ?? new Set()).add(messageId))
+        const told = await orderMails(host.inboxUrl, buyer.email)
         return [...own].every((id) => told.has(id)) && told
       },
       90_000,
@@ -292,16 +252,15 @@ test('after all of that → no accepted order is lost, stock is exact, each orde
     )
   }
   t.regex((await host.make(['dlq', 'TARGET=compose'])).out, /There are no dead letters/)
-  t.log(`${sales.size} orders`)
+  t.log(`${market.sales.size} orders`)
 })
 
 test('rotate every secret on the running host → no failed request', async (t) => {
   t.timeout(400_000)
-  await signInAgain()
   const logins = () => host.sql(`select distinct usename from pg_stat_activity where usename like 'orders\\_%'`)
   t.deepEqual(await logins(), ['orders_a'])
   const smtp = { SMTP_URL: 'smtp://mail:1025', SMTP_USER: 'shop', SMTP_PASSWORD: 'new password' }
-  const customers = await during(async () => {
+  const customers = await market.during(async () => {
     await host.make(['secrets-rotate', 'WHAT=jwt assertion pepper database nats smtp'], { env: smtp })
     t.log((await host.make(['roll'], { seconds: 240 })).all.trim())
     await host.make(['secrets-rotate', 'WHAT=assertion pepper'])
@@ -321,7 +280,7 @@ const backups = () => {
 
 test('make backup while orders run → a whole backup, and no failed request', async (t) => {
   t.timeout(180_000)
-  const customers = await during(() => host.make(['backup']))
+  const customers = await market.during(() => host.make(['backup']))
   await noneFailed(t, customers)
   t.is(backups().length, 1)
   t.regex((await host.make(['status'])).out, /last backup +backups\/bodega-dev-/)
@@ -381,7 +340,7 @@ test('down, all volumes gone, restore → containers end by themselves, and the 
     'nothing waits to be sent',
     async () => (await host.sql('select count(*) from orders.outbox'))[0] === '0',
   )
-  const image = (await call(url, 'GET', `/product/${products[0]}`)).body.image.large as string
+  const image = (await call(url, 'GET', `/product/${market.products[0]}`)).body.image.large as string
   const picture = (await call(url, 'GET', image)).text
   await host.compose(['stop', 'edge', ...roleNames])
   const before = await kept()
@@ -419,7 +378,6 @@ test('down, all volumes gone, restore → containers end by themselves, and the 
 
 test('make upgrade to the next version under load, and back → no failed request, new and old side by side', async (t) => {
   t.timeout(400_000)
-  await signInAgain()
   const migration = 'src/orders/migrations/900_next.sql'
   host.write(migration, 'alter table orders."order" add column note text;\n')
   const text = readFileSync(join(host.clone, 'src/platform/health.ts'), 'utf8')
@@ -433,7 +391,7 @@ test('make upgrade to the next version under load, and back → no failed reques
         any: true,
       })
     ).out === '1'
-  const customers = await during(async () => {
+  const customers = await market.during(async () => {
     t.log((await host.make(['upgrade'], { seconds: 300 })).out.split('\n').slice(-12).join('\n'))
     t.deepEqual(await column(), ['1'])
     t.true(await isNew())
@@ -448,7 +406,6 @@ test('make upgrade to the next version under load, and back → no failed reques
 
 test('an upgrade whose new role never becomes healthy → it is taken away, the old one serves on', async (t) => {
   t.timeout(240_000)
-  await signInAgain()
   const before = await host.containers('auth')
   host.write(
     'compose/compose.dev.yaml',
@@ -457,7 +414,7 @@ test('an upgrade whose new role never becomes healthy → it is taken away, the 
       '  auth:\n    environment: { PRODUCT_READ: nobody }\n',
     ),
   )
-  const customers = await during(async () => {
+  const customers = await market.during(async () => {
     const { code, all } = await host.make(['roll'], { any: true, seconds: 200 })
     t.not(code, 0)
     t.regex(all, /PRODUCT_READ is "nobody"/)

@@ -1,6 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Answer, type Call, call, codeIn, mailTo } from '../../src/embedded/client.ts'
+import { type Answer, type Call, call, codeIn, mailsTo, mailTo } from '../../src/embedded/client.ts'
 import { eventually } from './shop.ts'
 
 export interface Buyer {
@@ -219,36 +219,56 @@ export async function contents(sql: (statement: string) => Promise<string[]>, sc
   return rows.sort()
 }
 
-export type Market = Awaited<ReturnType<typeof openMarket>>
+/** Under which Message-IDs the mails to an address tell of which orders. */
+export async function orderMails(inboxUrl: string, address: string) {
+  const told = new Map<string, Set<string>>()
+  for (const { text, messageId } of await mailsTo(inboxUrl, address))
+    for (const [id] of text.matchAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g))
+      told.set(id, (told.get(id) ?? new Set()).add(messageId))
+  return told
+}
 
-/** Three customers, products that do not run out, and a ledger of what was sold; `makeAdmin` is the operator's command. */
-export async function openMarket({
-  url,
-  inboxUrl,
-  makeAdmin,
-}: {
+interface Place {
   url: string
   inboxUrl: string
+  /** The operator's command. */
   makeAdmin: (email: string) => Promise<unknown>
-}) {
+}
+
+/** An admin, and products with what there is of them at first, by id. */
+export async function openCatalogue({ url, inboxUrl, makeAdmin }: Place, stocks: number[]) {
   const admin = await newBuyer(url, inboxUrl)
   await makeAdmin(admin.email)
   Object.assign(admin, await signIn(url, admin))
+  return { admin, stockAtFirst: await stockProducts(url, admin, stocks) }
+}
+
+export type Market = Awaited<ReturnType<typeof openMarket>>
+
+/** Three customers, four products that do not run out, one that does, and a ledger of what was sold. */
+export async function openMarket(place: Place) {
+  const { url, inboxUrl } = place
+  const { admin, stockAtFirst } = await openCatalogue(place, [1e6, 1e6, 1e6, 1e6, 40])
+  const products = [...stockAtFirst.keys()]
+  const scarce = products.pop() as string
   const buyers: Buyer[] = []
   for (let i = 0; i < 3; i++) buyers.push(await newBuyer(url, inboxUrl))
-  const stockAtFirst = await stockProducts(url, admin, [1_000_000, 1_000_000, 1_000_000, 1_000_000])
-  const products = [...stockAtFirst.keys()]
   const sales = new Map<string, Sale>()
 
-  return {
+  const market = {
     admin,
     buyers,
     products,
+    scarce,
     sales,
-    /** Runs `work` while customers order, and until they have ordered some more after it; strict as in `startLoad`. */
-    async during(work: () => Promise<unknown>, { strict = true, orders = 10 } = {}) {
+    /** Signs the customers in anew and lets them order; strict as in `startLoad`. */
+    async load({ strict = true, of = products } = {}) {
       for (const buyer of buyers) Object.assign(buyer, await signIn(url, buyer))
-      const load = startLoad({ url, buyers, products, sales, strict })
+      return startLoad({ url, buyers, products: of, sales, strict })
+    },
+    /** Runs `work` while customers order, and until they have ordered some more after it. */
+    async during(work: () => Promise<unknown>, { strict = true, orders = 20 } = {}) {
+      const load = await market.load({ strict })
       try {
         await load.orders(orders)
         await work()
@@ -260,4 +280,5 @@ export async function openMarket({
     },
     lost: (sql: (statement: string) => Promise<string[]>) => whatIsLost(sql, { sales, stockAtFirst }),
   }
+  return market
 }
