@@ -88,8 +88,7 @@ export const routes = (deps: Deps): Route[] => [
         password === undefined
           ? await evened(accounts.loginByCode(deps, email, code as string, address(ctx)))
           : await accounts.loginByPassword(deps, email, password, address(ctx))
-      const by = password === undefined ? 'code' : 'password'
-      const client = { ip: address(ctx), userAgent: ctx.get('user-agent'), by } as const
+      const client = { ip: address(ctx), userAgent: ctx.get('user-agent'), password }
       return hand(ctx, await sessions.beginSession(deps, user, client), cookie)
     },
   }),

@@ -1,7 +1,8 @@
 import { v7 as uuid } from 'uuid'
 import { append } from '../platform/outbox.ts'
 import { problem } from '../platform/problem.ts'
-import type { Deps as AccountDeps } from './accounts.ts'
+import { type Deps as AccountDeps, badCredentials } from './accounts.ts'
+import { checkPassword } from './passwords.ts'
 import { toRecipient } from './schema.ts'
 import * as store from './store.ts'
 import { type AccessTokens, accessLifetime, newSecret, sha256, successor } from './tokens.ts'
@@ -18,20 +19,30 @@ export interface Tokens {
   refreshToken: string
 }
 
-/** Begins a session: an access token, and the first refresh token of a new family. */
+/**
+ * Begins a session of a user whose password or code was right: an access token, and the first refresh token of a new
+ * family. A password or roles that change meanwhile end the sessions that there are, so this one begins by the new ones,
+ * or not: 401 `bad_credentials`.
+ */
 export async function beginSession(
   { db, tokens }: Pick<Deps, 'db' | 'tokens'>,
-  user: store.UserRow,
-  client: { ip: string; userAgent: string; by: 'password' | 'code' },
+  { id, password_hash }: Pick<store.UserRow, 'id' | 'password_hash'>,
+  client: { ip: string; userAgent: string; password: string | undefined },
 ): Promise<Tokens> {
   const sid = uuid()
   const refreshToken = newSecret()
-  const { ip, by } = client
+  const { ip, password } = client
+  const by = password === undefined ? 'code' : 'password'
   const userAgent = client.userAgent.slice(0, 300)
-  await db.knex.transaction(async (trx) => {
+  const user = await db.knex.transaction(async (trx) => {
+    const user = await store.holdUser(trx, id)
+    // Another hash may be of the same password, which a login with outdated parameters stores anew.
+    const isSame = password === undefined || user?.password_hash === password_hash
+    if (!user || !(isSame || (await checkPassword(password, user.password_hash)))) throw badCredentials()
     await store.insertSession(trx, { id: sid, user_id: user.id, ip, user_agent: userAgent }, sha256(refreshToken))
     const detail = { by, sessionId: sid, userAgent }
     await store.note(trx, { event: 'login.succeeded', userId: user.id, actor: user.id, ip, detail })
+    return user
   })
   return answer(tokens, user, sid, refreshToken)
 }
