@@ -52,7 +52,8 @@ export const events = {
   'msg.user.password_reset_requested': z.object({ ...recipient, token: z.string() }),
   'msg.user.password_changed': z.object(recipient),
   'msg.user.session_reused': z.object(recipient),
-  'msg.user.changed': z.object({ ...recipient, timeZone: z.string() }),
+  // `at`: when, as PostgreSQL writes it; a publisher of the version before leaves it out.
+  'msg.user.changed': z.object({ ...recipient, timeZone: z.string(), at: z.string().optional() }),
   // Of nobody, and of no product: files that were never referred to, whose removal is due.
   'msg.user.avatar_changed': z.object({ userId: z.uuid().nullable(), avatar: Picture.nullable(), ...pictureChange }),
   'msg.product.image_changed': z.object({

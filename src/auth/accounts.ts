@@ -186,7 +186,7 @@ async function slowDown(db: Db, key: Buffer) {
   if (seconds > 0) throw problem.slowDown(seconds)
 }
 
-const badCredentials = () =>
+export const badCredentials = () =>
   problem.unauthenticated('bad_credentials', 'The address and the password or code do not match.')
 
 /** Mails a link to set a new password, where there is such an account. */
@@ -234,7 +234,8 @@ export async function changeProfile(
     // knex leaves out what is undefined
     const user = await store.changeProfile(trx, id, { name, locale, time_zone: timeZone })
     if (!user) throw problem.notFound('user', id)
-    await append(trx, 'auth', 'msg.user.changed', { ...toRecipient(user), timeZone: user.time_zone })
+    const told = { ...toRecipient(user), timeZone: user.time_zone, at: user.changed_at }
+    await append(trx, 'auth', 'msg.user.changed', told)
     return user
   })
   relay.wake()

@@ -41,6 +41,10 @@ export const userByEmail = (knex: Knex, email: string): Promise<UserRow | undefi
 export const userById = (knex: Knex, id: string): Promise<UserRow | undefined> =>
   knex('auth.user').first(userColumns).where({ id })
 
+/** The user as they stay until the transaction ends. */
+export const holdUser = (trx: Knex.Transaction, id: string): Promise<UserRow | undefined> =>
+  trx('auth.user').first(userColumns).where({ id }).forShare()
+
 /** Undefined where the address is taken. */
 export async function insertUser(
   knex: Knex,
@@ -50,15 +54,18 @@ export async function insertUser(
   return rows[0]
 }
 
+/**
+ * The user as changed, and when: later for each change of one user, which the time that a transaction began is not.
+ */
 export async function changeProfile(
   knex: Knex,
   id: string,
   changes: Partial<Pick<UserRow, 'name' | 'locale' | 'time_zone'>>,
-): Promise<UserRow | undefined> {
+): Promise<(UserRow & { changed_at: string }) | undefined> {
   const rows = await knex('auth.user')
     .where({ id })
-    .update({ ...changes, updated_at: knex.fn.now() })
-    .returning(userColumns)
+    .update({ ...changes, updated_at: knex.raw('clock_timestamp()') })
+    .returning([...userColumns, knex.raw('updated_at::text as changed_at')])
   return rows[0]
 }
 

@@ -8,6 +8,8 @@ export interface Recipient {
   name: string
   locale: string
   timeZone?: string
+  /** When the change was made; absent where none was. */
+  at?: string
 }
 /** How late in a user's life the telling event happens; what an earlier stage says never replaces a later one's. */
 export const stages = { registered: 1, verified: 2, changed: 3 } as const
@@ -16,20 +18,23 @@ export type Stage = keyof typeof stages
 const remember: Statement = {
   name: 'remember_recipient',
   text: `
-    insert into notifications.recipient as known (user_id, email, name, locale, time_zone, stage)
-    values ($1, $2, $3, $4, $5, $6)
+    insert into notifications.recipient as known (user_id, email, name, locale, time_zone, stage, changed_at)
+    values ($1, $2, $3, $4, $5, $6, $7)
     on conflict on constraint recipient_pkey do update set
-      email = case when excluded.stage >= known.stage then excluded.email else known.email end,
-      name = case when excluded.stage >= known.stage then excluded.name else known.name end,
-      locale = case when excluded.stage >= known.stage then excluded.locale else known.locale end,
-      time_zone = case when excluded.stage >= known.stage then coalesce(excluded.time_zone, known.time_zone)
-                       else coalesce(known.time_zone, excluded.time_zone) end,
-      stage = greatest(excluded.stage, known.stage)`,
+      (email, name, locale, time_zone, stage, changed_at) = (
+        select excluded.email, excluded.name, excluded.locale, coalesce(excluded.time_zone, known.time_zone),
+               excluded.stage, excluded.changed_at
+         where excluded.stage > known.stage or excluded.stage = known.stage
+           and coalesce(excluded.changed_at, 'infinity') >= coalesce(known.changed_at, '-infinity')
+        union all
+        select known.email, known.name, known.locale, coalesce(known.time_zone, excluded.time_zone),
+               known.stage, known.changed_at
+        limit 1)`,
 }
 
 /** Keeps what an event tells of a user, whatever order the events come in. */
-export const rememberRecipient = (db: Db, stage: Stage, { userId, email, name, locale, timeZone }: Recipient) =>
-  db.run(remember, [userId, email, name, locale, timeZone ?? null, stages[stage]])
+export const rememberRecipient = (db: Db, stage: Stage, { userId, email, name, locale, timeZone, at }: Recipient) =>
+  db.run(remember, [userId, email, name, locale, timeZone ?? null, stages[stage], at ?? null])
 
 /** Seconds that a claim holds; shorter than the bus waits before it delivers again (30 s), so that a dead claim never stands in the way. */
 const lease = 25

@@ -207,6 +207,19 @@ test('what is known of a user, events in the wrong order → the latest stage of
   ])
 })
 
+test('changes of a user, the later one told first → the later one counts; one without a moment, of an older publisher, too', async (t) => {
+  const user = person('en')
+  const change = async (name: string, at?: string) => {
+    await tell('msg.user.changed', { ...user, name, timeZone: 'UTC', ...(at ? { at } : {}) })
+    await settled()
+    return (await sql('select name from notifications.recipient where user_id = $1', user.userId))[0].name
+  }
+  t.is(await change('Second', '2026-11-25 09:30:00.000002+00'), 'Second')
+  t.is(await change('First', '2026-11-25 09:30:00.000001+00'), 'Second')
+  t.is(await change('Third', '2026-11-25 09:30:00.000003+00'), 'Third')
+  t.is(await change('Fourth'), 'Fourth')
+})
+
 test('names with markup, placeholders and line breaks → stay text in the mail and touch no header', async (t) => {
   const nasty = '<script>alert(1)</script> {{shop}} $t(footer)\r\nBcc: evil@example.org\u202e'
   const user = person('en', nasty)
