@@ -109,22 +109,7 @@ export const showCart = async (db: Db, userId: string) =>
 
 const putting: Statement = {
   name: 'put cart item',
-  text: `
-    with product as (
-      select product_id from products.quote(array[$2::uuid])
-    ), others as (
-      select count(*) as count from orders.cart_item where user_id = $1 and product_id <> $2
-    ), cart as (
-      insert into orders.cart as c (user_id) select $1 from product, others where others.count < $4
-      on conflict (user_id) do update set version = c.version + 1, updated_at = now()
-      returning user_id
-    ), put as (
-      insert into orders.cart_item as i (user_id, product_id, quantity)
-      select cart.user_id, product.product_id, $3 from cart, product
-      on conflict (user_id, product_id) do update set quantity = excluded.quantity
-      returning 1
-    )
-    select exists (select from product) as known, exists (select from put) as put`,
+  text: 'select known, put from orders.put_cart_item($1, $2, $3, $4)',
 }
 /** Sets the quantity of a product in the cart. `known`: there is such a product; `put`: there was room for it. */
 export const putCartItem = async (db: Db, userId: string, productId: string, quantity: number, most: number) =>
@@ -133,8 +118,12 @@ export const putCartItem = async (db: Db, userId: string, productId: string, qua
 const removing: Statement = {
   name: 'remove cart items',
   text: `
-    with removed as (
-      delete from orders.cart_item where user_id = $1 and ($2::uuid is null or product_id = $2) returning user_id
+    with cart as (
+      -- Before its lines, as whoever puts or orders them locks it.
+      select user_id from orders.cart where user_id = $1 for update
+    ), removed as (
+      delete from orders.cart_item i using cart
+       where i.user_id = cart.user_id and ($2::uuid is null or i.product_id = $2) returning i.user_id
     )
     update orders.cart c set version = c.version + 1, updated_at = now()
      where c.user_id in (select user_id from removed)`,
