@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { createServer, type IncomingMessage } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
+import type { Duplex } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Router } from '@koa/router'
 import { json as readJson } from 'co-body'
@@ -65,9 +66,20 @@ export async function openHttp(options: HttpOptions) {
   app.on('error', (err) => options.log.debug({ err }, 'connection fault'))
 
   const server = createServer(
-    { keepAliveTimeout: 75_000, requestTimeout: 60_000, headersTimeout: 15_000 },
+    {
+      keepAliveTimeout: 75_000,
+      requestTimeout: 60_000,
+      headersTimeout: 15_000,
+      // The two before are looked at this often.
+      connectionsCheckingInterval: 5000,
+      // The edge takes 32 KiB and adds what it knows of the caller.
+      maxHeaderSize: 48 * 1024,
+    },
     app.callback(),
   )
+  // Of one that is sent an answer and does not read it.
+  server.setTimeout(90_000)
+  server.on('clientError', refuseUnread)
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(options.port, options.host, resolve))
   options.log.info({ host: options.host, port: options.port }, 'listening')
   return {
@@ -80,6 +92,26 @@ export async function openHttp(options: HttpOptions) {
     },
   }
 }
+
+/** Answers what cannot be read as a request at all, such as a control character that the edge lets pass in a header. */
+function refuseUnread({ code }: NodeJS.ErrnoException, socket: Duplex) {
+  const { _httpMessage: begun } = socket as { _httpMessage?: ServerResponse }
+  // In the middle of another answer it would be read as a part of that.
+  if (!socket.writable || begun?.headersSent) return void socket.destroy()
+  const answer = unread[code ?? ''] ?? unread.other
+  const { status } = answer
+  const text = JSON.stringify(answer.document())
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n` +
+      `Cache-Control: no-store\r\nContent-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
+  )
+}
+const unread = {
+  HPE_HEADER_OVERFLOW: new Problem(431, 'headers_too_large', 'The headers are too large.'),
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: new Problem(413, 'body_too_large', 'The body is larger than this route takes.'),
+  ERR_HTTP_REQUEST_TIMEOUT: new Problem(408, 'request_timeout', 'The request came too slowly.'),
+  other: new Problem(400, 'bad_request', 'The request cannot be read.'),
+} as Record<string, Problem> & { other: Problem }
 
 // Asked all the time by probes and by the proxy; the metrics count them.
 const unlogged = new Set(['/healthz', '/readyz', '/authn', '/authz'])
