@@ -29,3 +29,32 @@ export async function seenBy({ metricsUrl }: { metricsUrl: string }) {
   }
   return sum
 }
+
+/**
+ * Writes bytes as they stand and reads all that comes, however the connection ends. Where nothing more comes for
+ * `patience` milliseconds, this side says that it is done; `late`: the other did not let go within 20 s after.
+ */
+export const exchange = (url: string, bytes: Buffer, patience = 100): Promise<{ text: string; late: boolean }> =>
+  new Promise((resolve) => {
+    const { hostname, port } = new URL(url)
+    const socket = connect(Number(port), hostname)
+    let text = ''
+    let late = false
+    const quiet = setTimeout(() => socket.end(), patience)
+    const end = setTimeout(() => {
+      late = true
+      socket.destroy()
+    }, 20_000)
+    socket.on('data', (chunk) => {
+      text += chunk.toString('latin1')
+      quiet.refresh()
+    })
+    // A connection that is reset, or closed while this side still writes, has ended.
+    socket.on('error', () => {})
+    socket.on('close', () => {
+      clearTimeout(quiet)
+      clearTimeout(end)
+      resolve({ text, late })
+    })
+    socket.write(bytes)
+  })

@@ -27,7 +27,11 @@ export function trial(what: string) {
       cases++
       if (!isGood) findings.push(finding())
     },
-    /** Cases of which somebody else kept the findings. */
+    /** What must hold besides, and is no case of its own. */
+    also(isGood: boolean, finding: () => string) {
+      if (!isGood) findings.push(finding())
+    },
+    /** Cases that are checked together. */
     count(more: number) {
       cases += more
     },
