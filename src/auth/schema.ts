@@ -19,10 +19,13 @@ const Email = z
   .max(254, 'must have at most 254 characters')
   .pipe(z.email('must be a mail address'))
   .meta({ format: 'email', examples: ['asha@example.org'] })
+// Half a surrogate pair is no text: it would be stored as U+FFFD, as every other half, and as what was no UTF-8.
+const isText = (text: string) => text.isWellFormed() && !text.includes('\ufffd')
 const Password = z
   .string()
   .min(10, 'must have at least 10 characters')
   .max(200, 'must have at most 200 characters')
+  .refine(isText, 'must be text')
   .meta({ examples: ['correct horse battery'] })
 const Code = z
   .string()
@@ -40,6 +43,7 @@ const Name = z
   .trim()
   .max(100, 'must have at most 100 characters')
   .regex(oneLine, 'must have no control characters')
+  .refine(isText, 'must be text')
   .meta({ examples: ['Asha Rao'] })
 const Locale = z.enum(['en', 'de', 'hi'])
 const TimeZone = z

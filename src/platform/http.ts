@@ -177,12 +177,6 @@ function asProblem(error: unknown): Problem | undefined {
   if (outOfReach(error)) return problem.unavailable('The database is out of reach; the request was not carried out.')
   // PostgreSQL's text cannot hold a null character.
   if (hasState(error, '22021')) return problem.badRequest('bad_text', 'A text holds a character that cannot be stored.')
-  const { type, status } = error as { type?: string; status?: number }
-  if (type === 'entity.too.large')
-    return new Problem(413, 'body_too_large', 'The body is larger than this route takes.')
-  if (type === 'encoding.unsupported' || type === 'charset.unsupported')
-    return new Problem(415, 'unsupported_encoding', 'The encoding of the body is not supported.')
-  if (type === 'request.aborted' || status === 400) return problem.badRequest('bad_body', 'The body is not valid JSON.')
   return undefined
 }
 
@@ -224,7 +218,20 @@ async function body(ctx: Context, route: Route): Promise<unknown> {
     throw problem.badRequest('body_missing', 'This route needs a JSON body.')
   }
   if (!ctx.is('json')) throw new Problem(415, 'json_only', 'The body must be application/json.')
-  return readJson(ctx.req, { limit: route.bodyLimit ?? 64 * 1024, strict: false })
+  try {
+    return await readJson(ctx.req, { limit: route.bodyLimit ?? 64 * 1024, strict: false })
+  } catch (error) {
+    throw unreadable(error as { type?: string; status?: number })
+  }
+}
+
+/** Whatever goes wrong while a body is read, unpacked and parsed is a fault of the body. */
+function unreadable({ type, status }: { type?: string; status?: number }) {
+  if (type === 'entity.too.large')
+    return new Problem(413, 'body_too_large', 'The body is larger than this route takes.')
+  if (type === 'charset.unsupported' || status === 415)
+    return new Problem(415, 'unsupported_encoding', 'The encoding of the body is not supported.')
+  return problem.badRequest('bad_body', 'The body is not valid JSON.')
 }
 
 const hasBody = (request: IncomingMessage) =>
