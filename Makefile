@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import export job dlq migrate policy routes check lint format test parity sbom bench chaos version
+.PHONY: help demo demo-reset tour admin import export job dlq migrate policy routes check lint format test parity sbom bench chaos hostile version
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -146,6 +146,9 @@ bench: node_modules/.package-lock.json ## Measure against bare Node.js and Postg
 
 chaos: node_modules/.package-lock.json ## Strike every part in every way under load, and compare the ledger (ARGS="--parts nats --faults kill,freeze")
 	@$(node) test/chaos/run.ts $(ARGS)
+
+hostile: node_modules/.package-lock.json ## Mean the shop harm in every way, and count the cases (ARGS="--seed 7 --times 10")
+	@$(node) test/hostile/run.ts $(ARGS)
 
 version: node_modules/.package-lock.json ## Write the version wherever it stands (V=1.4.0)
 	@$(node) scripts/version.ts "$(V)"

@@ -5,6 +5,7 @@ import test from 'ava'
 import { run } from '../e2e/host.ts'
 import { jpeg } from '../objects/corpus.ts'
 import { packages } from '../packaging/python.ts'
+import { times, trial } from '../support/cases.ts'
 import { useShop } from '../support/shop.ts'
 
 const document = JSON.parse(readFileSync(join(import.meta.dirname, '../../src/edge/openapi.json'), 'utf8'))
@@ -56,7 +57,8 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 415, 422, 428, 429]
 withPython(
   'every route, by a fuzzer that reads the document → no 5xx, and no answer that the document has not',
   async (t) => {
-    t.timeout(600_000)
+    t.timeout(600_000 * times)
+    const { count, also, done } = trial('the OpenAPI document, by schemathesis')
     const { token } = await shop.admin()
     const must = async (method: string, path: string, body: unknown, headers = {}) => {
       const answer = await shop.call(method, path, { token, body, headers })
@@ -104,15 +106,16 @@ withPython(
       '--exclude-path=/auth/logout',
       `--checks=${checks.join()}`,
       '--phases=examples,coverage,fuzzing',
-      '--max-examples=10',
+      `--max-examples=${10 * times}`,
       '--seed=7',
       '--generation-database=none',
       '--request-timeout=20',
       '--no-color',
     ]
-    const { code, all } = await python(['-m', 'schemathesis.cli', 'run', file, ...args], 540)
-    t.is(code, 0, all.slice(all.indexOf('= FAILURES =')))
-    t.log(/Test cases:\n +(.*)/.exec(all)?.[1])
+    const { code, all } = await python(['-m', 'schemathesis.cli', 'run', file, ...args], 540 * times)
+    count(Number(/Test cases:\n +(\d+)/.exec(all)?.[1] ?? 0))
+    also(code === 0, () => all.slice(all.indexOf('= FAILURES =')))
+    done(t)
     t.is((await shop.call('GET', '/profile', { token })).status, 200, 'the session lived to the end')
   },
 )

@@ -5,8 +5,8 @@ import test from 'ava'
 import { type Answer, type Call, codeIn } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { jpeg } from '../objects/corpus.ts'
+import { times, trial } from '../support/cases.ts'
 import { eventually, type TestUser, useShop } from '../support/shop.ts'
-import { times, trial } from './cases.ts'
 import { isWrite, nameOf, rows } from './routes.ts'
 
 /** Every route that writes, asked many times at once, and beside what it conflicts with: what must hold, holds. */

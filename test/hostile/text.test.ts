@@ -8,8 +8,8 @@ import { type Answer, type Call, mailsTo } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { roleNames } from '../../src/platform/config.ts'
 import type { TableRow } from '../../src/platform/routes.ts'
+import { trial } from '../support/cases.ts'
 import { eventually, type TestUser, useShop } from '../support/shop.ts'
-import { trial } from './cases.ts'
 import { bodyOf, filled, goodCall, nameOf, rows } from './routes.ts'
 
 /** Texts, numbers and shapes that nobody expects, in every place that the document names; and what the logs make of them. */
