@@ -1,63 +1,40 @@
-import { execFileSync } from 'node:child_process'
-import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import type { PartName, Stage } from './stage.ts'
+import type { PartName } from './stage.ts'
 
-export const faults = ['kill', 'away', 'freeze', 'restart', 'slow', 'reset', 'full'] as const
-export type Fault = (typeof faults)[number]
+const megabytes = { postgres: 640, nats: 256, objectstore: 512, edge: 64 }
+/** Where a part writes, on a disk of its own of so many megabytes. */
+export type Disks = Partial<Record<PartName, string>>
 
-/** Seconds that each lasts before it is taken away; a restart and a kill last until the part is up again. */
-export const lasts: Record<Fault, number> = { kill: 3, away: 150, freeze: 20, restart: 0, slow: 10, reset: 5, full: 5 }
-
-/** Why a part cannot have a fault here; undefined where it can. */
-export function cannot({ network, disks }: Stage, part: PartName, fault: Fault): string | undefined {
-  if ((fault === 'slow' || fault === 'reset') && !network) return 'no toxiproxy'
-  if (fault === 'away' && !['notifications', 'nats', 'objectstore', 'smtp'].includes(part))
-    return 'customers cannot do without'
-  if (fault !== 'full' || disks[part]) return undefined
-  return ['postgres', 'nats', 'objectstore', 'edge'].includes(part) ? 'no small disk' : 'writes nothing'
+/** Small disks in memory for all that write, under `dir`, until the stack is disposed; none without the right to mount. */
+export function mountDisks(stack: AsyncDisposableStack, dir: string, say: (text: string) => void, mode = '0755') {
+  const mounted: Disks = {}
+  for (const [part, size] of Object.entries(megabytes) as [PartName, number][]) {
+    const place = join(dir, part)
+    mkdirSync(place, { recursive: true, mode: 0o700 })
+    if (spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${size}m,mode=${mode}`, 'tmpfs', place]).status !== 0) {
+      say('no right to mount a small disk here: nothing is filled')
+      break
+    }
+    mounted[part] = place
+    stack.defer(() => void spawnSync('umount', ['--lazy', place]))
+  }
+  return mounted
 }
 
-/** Brings a fault upon a part, and resolves with what takes it away and waits until the part is up. */
-export async function strike(stage: Stage, part: PartName, fault: Fault): Promise<() => Promise<void>> {
-  const { network, disks } = stage
-  const child = stage.processes[part]
-  switch (fault) {
-    case 'kill':
-    case 'away':
-      await child.kill('SIGKILL')
-      return () => child.restart()
-    case 'restart':
-      await child.restart()
-      return async () => {}
-    case 'freeze': {
-      const pids = family(child.pid as number)
-      for (const pid of pids) signal(pid, 'SIGSTOP')
-      return async () => {
-        for (const pid of pids.reverse()) signal(pid, 'SIGCONT')
-      }
-    }
-    case 'slow':
-      if (!network) break
-      return network.spoil(part, { type: 'latency', attributes: { latency: 150, jitter: 100 } })
-    case 'reset':
-      if (!network) break
-      return network.spoil(part, { type: 'reset_peer' })
-    case 'full': {
-      const disk = disks[part]
-      if (!disk) break
-      const file = join(disk, 'filler')
-      fill(file)
-      const topUp = setInterval(() => fill(file), 500)
-      return async () => {
-        clearInterval(topUp)
-        rmSync(file)
-        // NATS switches JetStream off and stays so; its liveness probe has it started again.
-        if (part === 'nats' && child.pid) await child.restart()
-      }
-    }
+/** Why a part has no disk that could be filled. */
+export const noDisk = (part: PartName) => (part in megabytes ? 'no small disk' : 'writes nothing')
+
+/** Keeps a disk full until what it returns is called. */
+export function keepFull(disk: string) {
+  const file = join(disk, 'filler')
+  fill(file)
+  const topUp = setInterval(() => fill(file), 500)
+  return () => {
+    clearInterval(topUp)
+    rmSync(file)
   }
-  throw new Error(`${part} cannot have ${fault} here`)
 }
 
 /** Writes until nothing more fits. */
@@ -76,8 +53,16 @@ function fill(path: string) {
   }
 }
 
+/** Stops processes where they are, until what it returns is called. */
+export function freeze(pids: number[]) {
+  for (const pid of pids) signal(pid, 'SIGSTOP')
+  return () => {
+    for (const pid of pids.toReversed()) signal(pid, 'SIGCONT')
+  }
+}
+
 /** A process and all that come from it: PostgreSQL's have a session each, so no group holds them. */
-function family(pid: number): number[] {
+export function family(pid: number): number[] {
   const rows = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' })
     .trim()
     .split('\n')

@@ -2,8 +2,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
+import { openEmbedded } from './embedded.ts'
 import { type Catalogue, openStock, play } from './scenario.ts'
-import { openStage, parts, type Stage } from './stage.ts'
+import { parts, type Stage } from './stage.ts'
 
 // The part of `make chaos` that needs neither toxiproxy nor the right to mount a disk.
 let stage: Stage
@@ -12,7 +13,7 @@ const dir = mkdtempSync(join(tmpdir(), 'chaos-'))
 
 test.serial.before('the shop, with an object store', async (t) => {
   t.timeout(300_000)
-  stage = await openStage(dir, { network: false, disks: false, say: (text) => t.log(text) })
+  stage = await openEmbedded(dir, { network: false, disks: false, say: (text) => t.log(text) })
   catalogue = await openStock(stage)
 })
 test.after.always(async () => {

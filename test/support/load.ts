@@ -54,7 +54,7 @@ export async function newBuyer(url: string, inboxUrl: string): Promise<Buyer> {
 /**
  * Customers who look, fill carts and order, each one request after the other. Every order that was answered with 201 is
  * kept in `sales`. A strict one counts whatever is not the answer of a working shop as a failure; another takes an
- * order that got no answer, or 503, up again under its key until it has one.
+ * order that got no answer, or 503, up again under its key until it has one, and signs in again where it no longer counts.
  */
 export function startLoad(options: {
   url: string
@@ -97,6 +97,12 @@ export function startLoad(options: {
       )
     return answer instanceof Error ? undefined : answer
   }
+  const renew = async (buyer: Buyer, path: string, body: Record<string, string>) => {
+    const fresh = await ask('POST', path, [200], { body })
+    if (fresh?.status !== 200) return
+    buyer.token = fresh.body.accessToken
+    buyer.refreshToken = fresh.body.refreshToken
+  }
   const order = async (buyer: Buyer, n: number) => {
     const items = [
       { productId: products[n % products.length] as string, quantity: 1 + (n % 3) },
@@ -115,7 +121,8 @@ export function startLoad(options: {
       }
       if (answer?.status === 409 && answer.body.code === 'out_of_stock') return
       if (strict || (again && done.signal.aborted && !answer)) return
-      const isTemporary = !answer || answer.status === 503 || answer.body?.code === 'in_flight'
+      if (answer?.status === 401) await renew(buyer, '/auth/login', { email: buyer.email, password: buyer.password })
+      const isTemporary = !answer || [401, 503].includes(answer.status) || answer.body?.code === 'in_flight'
       if (!isTemporary) throw new Error(`an order was answered ${answer?.status}: ${answer?.text}`)
       // A shop that is away answers at once: without a pause, thousands of requests would ask for what is not there.
       await sleep(50)
@@ -134,11 +141,7 @@ export function startLoad(options: {
       // The edge lets five sign-ins a second pass.
       if (Date.now() - refreshedAt > 2000) {
         refreshedAt = Date.now()
-        const fresh = await ask('POST', '/auth/refresh', [200], { body: { refreshToken: buyer.refreshToken } })
-        if (fresh?.status === 200) {
-          buyer.token = fresh.body.accessToken
-          buyer.refreshToken = fresh.body.refreshToken
-        }
+        await renew(buyer, '/auth/refresh', { refreshToken: buyer.refreshToken })
       }
       if (n % 8 === 7) await ask('GET', '/product?limit=5&inStock=true', [200])
       // People think: the mails of a faster load would fill the inbox.
