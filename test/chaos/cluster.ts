@@ -5,6 +5,7 @@ import { roleNames } from '../../src/platform/config.ts'
 import { lackingCluster, loadImages, newVersion, openCluster } from '../e2e/cluster.ts'
 import { removeImages, run } from '../e2e/host.ts'
 import { eventually } from '../support/shop.ts'
+import { type Clocks, openClocks, readDatabase, readHttp, readRole } from './clock.ts'
 import { freeze, keepFull, mountDisks, noDisk } from './faults.ts'
 import { type PartName, parts, type Stage } from './stage.ts'
 import { buildToxiproxy, doorPorts, spoil, toxics } from './toxiproxy.ts'
@@ -18,7 +19,7 @@ const ownerOf = (part: PartName) =>
 
 /**
  * The dev form by Kustomize: one pod of each, on a cluster whose node is this machine. A prepared one has toxiproxy
- * between the parts and small disks; the other is as it ships, but for an inbox that outlives its server and an edge that
+ * between the parts, small disks and clocks that can be set; the other is as it ships, but for an inbox that outlives its server and an edge that
  * lets one address do what a thousand customers do.
  */
 export async function openOnCluster({
@@ -42,6 +43,7 @@ export async function openOnCluster({
   const disks = prepared ? mountDisks(opening, join(dir, 'disks'), say, '0777') : {}
   const cluster = opening.use(await openCluster({ version }))
   const { k } = cluster
+  const clocks = prepared ? openClocks(join(cluster.dir, 'clocks'), say) : undefined
   const through = (part: PartName) => `toxiproxy:${doorPorts[part]}`
   const noLimits = ['EDGE_SIGN_IN_RATE', 'EDGE_MAIL_RATE', 'EDGE_SIGN_IN_BURST', 'EDGE_MAIL_BURST'].map((name) => ({
     name,
@@ -141,11 +143,26 @@ export async function openOnCluster({
         },
       ]),
     },
-    ...(Object.keys(disks) as PartName[]).map((part) => ({
-      target: { kind: isStateful(part) ? 'StatefulSet' : 'Deployment', name: `bodega-${part}` },
-      patch: JSON.stringify(onSmallDisk(part)),
-    })),
+    ...parts
+      .map((part) => ({
+        target: { kind: isStateful(part) ? 'StatefulSet' : 'Deployment', name: `bodega-${part}` },
+        changes: [...(disks[part] ? onSmallDisk(part) : []), ...(clocks?.has(part) ? withClock(part, clocks) : [])],
+      }))
+      .filter(({ changes }) => changes.length > 0)
+      .map(({ target, changes }) => ({ target, patch: JSON.stringify(changes) })),
   ]
+  const withClock = (part: PartName, { fileOf, library, env }: Clocks) => {
+    const pod = '/spec/template/spec'
+    const variables = Object.entries({ ...env, LD_PRELOAD: '/clock/library.so' })
+    const files = { clock: [fileOf(part), '/etc/faketimerc'], library: [library, '/clock/library.so'] }
+    return [
+      ...variables.map(([name, value]) => ({ op: 'add', path: `${pod}/containers/0/env/-`, value: { name, value } })),
+      ...Object.entries(files).flatMap(([name, [path, mountPath]]) => [
+        { op: 'add', path: `${pod}/volumes/-`, value: { name, hostPath: { path, type: 'File' } } },
+        { op: 'add', path: `${pod}/containers/0/volumeMounts/-`, value: { name, mountPath, readOnly: true } },
+      ]),
+    ]
+  }
   const merged = (name: string, literals: string[]) => ({ name, behavior: 'merge', literals })
   cluster.write(
     `${overlay}/kustomization.yaml`,
@@ -231,9 +248,10 @@ export async function openOnCluster({
       150_000,
     )
   for (const { pod, restarts } of await look()) known.set(pod, restarts)
+  const url = doors.edge ?? cluster.url
   const open = opening.move()
   return {
-    url: doors.edge ?? cluster.url,
+    url,
     inboxUrl: cluster.inboxUrl,
     rolls: true,
     restarted,
@@ -244,7 +262,7 @@ export async function openOnCluster({
     },
     cannot(part, fault) {
       if (fault === 'away') return 'the kubelet starts it again'
-      if (fault === 'ahead' || fault === 'behind') return 'no clock of its own'
+      if ((fault === 'ahead' || fault === 'behind') && !clocks?.has(part)) return 'no clock of its own'
       return fault === 'full' && !disks[part] ? noDisk(part) : undefined
     },
     async strike(part, fault) {
@@ -264,6 +282,15 @@ export async function openOnCluster({
         case 'slow':
         case 'reset':
           return spoil(doors.api as string, part, toxics[fault])
+        case 'ahead':
+        case 'behind':
+          if (!clocks) break
+          return clocks.strike(part, fault, async () => {
+            if (part === 'postgres') return readDatabase(cluster.sql)
+            if (part === 'edge') return readHttp(url)
+            const [pod] = await cluster.pods(part)
+            return Number((await k(['exec', pod as string, '-c', 'role', '--', 'node', '-e', readRole])).out)
+          })
         case 'full': {
           const disk = disks[part]
           if (disk) {

@@ -5,8 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { roleNames } from '../../src/platform/config.ts'
 import { freePort, lacking, openHost, removeImages, run } from '../e2e/host.ts'
 import { eventually } from '../support/shop.ts'
+import { openClocks, readDatabase, readHttp, readRole } from './clock.ts'
 import { keepFull, mountDisks, noDisk } from './faults.ts'
-import type { PartName, Stage } from './stage.ts'
+import { type PartName, parts, type Stage } from './stage.ts'
 import { buildToxiproxy, doorPorts, spoil, toxics } from './toxiproxy.ts'
 
 const serviceOf = (part: PartName) => (part === 'smtp' ? 'mail' : part)
@@ -19,9 +20,15 @@ interface Facts {
   Config: { Labels: Record<string, string> }
 }
 
+interface Service {
+  environment?: Record<string, string>
+  volumes?: string[]
+  [key: string]: unknown
+}
+
 /**
- * The shop as it ships for a laptop: one of each, by Docker Compose. A prepared one has toxiproxy between the parts and
- * small disks; the other is as it ships, but for an inbox that outlives its server and an edge that lets one address do
+ * The shop as it ships for a laptop: one of each, by Docker Compose. A prepared one has toxiproxy between the parts,
+ * small disks and clocks that can be set; the other is as it ships, but for an inbox that outlives its server and an edge that lets one address do
  * what a thousand customers do.
  */
 export async function openCompose({
@@ -58,15 +65,26 @@ export async function openCompose({
   const mails = join(host.dir, 'mails')
   mkdirSync(mails)
   chmodSync(mails, 0o777)
+  const clocks = prepared ? openClocks(join(host.dir, 'clocks'), say) : undefined
   const [apiPort, doorPort] = [await freePort(), await freePort()]
   const edge = {
     ...{ EDGE_SIGN_IN_RATE: '1000r/s', EDGE_SIGN_IN_BURST: '1000', EDGE_MAIL_RATE: '1000r/s', EDGE_MAIL_BURST: '1000' },
     ...(prepared ? Object.fromEntries(roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, through(role)])) : {}),
   }
-  const services: Record<string, unknown> = {
+  const services: Record<string, Service> = {
     mail: { environment: { MAILDEV_MAIL_DIRECTORY: '/mails' }, volumes: [`${mails}:/mails`] },
-    edge: { environment: edge, ...(disks.edge ? { volumes: [`${disks.edge}:/tmp`] } : {}) },
+    edge: { environment: edge, volumes: disks.edge ? [`${disks.edge}:/tmp`] : [] },
   }
+  for (const part of parts)
+    if (clocks?.has(part)) {
+      const { environment, volumes = [] } = services[part] ?? {}
+      // The file's place is not told by a variable: nginx takes those away from its workers.
+      const files = [`${clocks.library}:/clock/library.so:ro`, `${clocks.fileOf(part)}:/etc/faketimerc:ro`]
+      services[part] = {
+        environment: { ...environment, ...clocks.env, LD_PRELOAD: '/clock/library.so' },
+        volumes: [...volumes, ...files],
+      }
+    }
   if (prepared) {
     services.toxiproxy = {
       image: toxiproxy,
@@ -74,11 +92,10 @@ export async function openCompose({
       ports: [`127.0.0.1:${apiPort}:${doorPorts.api}`, `127.0.0.1:${doorPort}:${doorPorts.edge}`],
     }
     services.migrate = { depends_on: { toxiproxy: { condition: 'service_started' } } }
-    const upstreams = ['edge', 'postgres', 'nats', 'objectstore', 'smtp', ...roleNames] as PartName[]
     await buildToxiproxy(
       toxiproxy,
       join(host.dir, 'toxiproxy'),
-      Object.fromEntries(upstreams.map((part) => [part, `${serviceOf(part)}:${doorPorts[part]}`])) as Record<
+      Object.fromEntries(parts.map((part) => [part, `${serviceOf(part)}:${doorPorts[part]}`])) as Record<
         PartName,
         string
       >,
@@ -127,9 +144,10 @@ export async function openCompose({
       120_000,
     )
   for (const { id, restarts } of await look()) known.set(id, restarts)
+  const url = `http://127.0.0.1:${prepared ? doorPort : host.port}`
   const open = opening.move()
   return {
-    url: `http://127.0.0.1:${prepared ? doorPort : host.port}`,
+    url,
     inboxUrl: host.inboxUrl,
     rolls: false,
     restarted,
@@ -140,7 +158,7 @@ export async function openCompose({
     },
     cannot(part, fault) {
       if (fault === 'away') return 'Docker starts it again'
-      if (fault === 'ahead' || fault === 'behind') return 'no clock of its own'
+      if ((fault === 'ahead' || fault === 'behind') && !clocks?.has(part)) return 'no clock of its own'
       return fault === 'full' && !disks[part] ? noDisk(part) : undefined
     },
     async strike(part, fault) {
@@ -162,6 +180,14 @@ export async function openCompose({
         case 'slow':
         case 'reset':
           return spoil(`http://127.0.0.1:${apiPort}`, part, toxics[fault])
+        case 'ahead':
+        case 'behind':
+          if (!clocks) break
+          return clocks.strike(part, fault, async () => {
+            if (part === 'postgres') return readDatabase(host.sql)
+            if (part === 'edge') return readHttp(url)
+            return Number((await host.compose(['exec', '-T', part, 'node', '-e', readRole])).out)
+          })
         case 'full': {
           const disk = disks[part]
           if (disk) {

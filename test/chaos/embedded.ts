@@ -7,15 +7,20 @@ import { query } from '../../src/embedded/postgres.ts'
 import { findSeaweedfs } from '../../src/embedded/programs.ts'
 import { startSeaweedfs } from '../../src/embedded/seaweedfs.ts'
 import { startShop } from '../../src/embedded/shop.ts'
-import { roleNames } from '../../src/platform/config.ts'
+import { type Role, roleNames } from '../../src/platform/config.ts'
+import { openClocks, readDatabase, readHttp } from './clock.ts'
 import { family, freeze, keepFull, mountDisks, noDisk } from './faults.ts'
 import { type PartName, parts, type Stage } from './stage.ts'
 import { findToxiproxy, startToxiproxy, toxics } from './toxiproxy.ts'
 
 /** The shop as processes in `dir`; with `network` every connection between two parts goes through toxiproxy. */
-export async function openEmbedded(dir: string, { network = true, disks = true, say = (_: string) => {} } = {}) {
+export async function openEmbedded(
+  dir: string,
+  { network = true, disks = true, clocks = true, say = (_: string) => {} } = {},
+) {
   await using opening = new AsyncDisposableStack()
   const mounted = disks ? mountDisks(opening, dir, say) : {}
+  const time = clocks ? openClocks(join(dir, 'clocks'), say) : undefined
   const restarted: string[] = []
   let starting: Promise<void>[] = []
   let closed = false
@@ -71,14 +76,17 @@ export async function openEmbedded(dir: string, { network = true, disks = true, 
       },
     }),
   )
-  if (proxy)
+  const clockOf = (part: PartName) =>
+    time ? { ...time.env, LD_PRELOAD: time.library, FAKETIME_TIMESTAMP_FILE: time.fileOf(part) } : {}
+  if (time) await shop.postgres?.restart(clockOf('postgres'))
+  if (proxy || time)
     for (const role of roleNames) {
       const through = (name: string, door: 'postgres' | 'nats') => {
         const url = new URL(readFileSync(join(shop.secretsDir(role), name), 'utf8'))
         return { [name]: Object.assign(url, { port: doors[door].listen }).href }
       }
       shop.configure(role, { ...through('DATABASE_URL', 'postgres'), ...through('NATS_BROKER_URL', 'nats') })
-      await shop.roles[role].restart()
+      await shop.roles[role].restart(clockOf(role))
     }
   const processes: Record<PartName, Child> = {
     ...shop.roles,
@@ -88,6 +96,8 @@ export async function openEmbedded(dir: string, { network = true, disks = true, 
     objectstore: store,
     smtp: shop.mail,
   }
+  const sql = async (statement: string) =>
+    (await query(shop.databaseUrl, statement)).rows.map((row) => Object.values(row).join('|'))
   const open = opening.move()
   return {
     url: `http://127.0.0.1:${doors.edge.listen}`,
@@ -95,9 +105,7 @@ export async function openEmbedded(dir: string, { network = true, disks = true, 
     rolls: false,
     restarted,
     makeAdmin: (email) => shop.run('auth', 'commands.ts', 'admin', email),
-    async sql(statement) {
-      return (await query(shop.databaseUrl, statement)).rows.map((row) => Object.values(row).join('|'))
-    },
+    sql,
     async deadLetters() {
       return (await shop.run('migrate', 'commands.ts', 'dlq')).stdout
     },
@@ -105,7 +113,9 @@ export async function openEmbedded(dir: string, { network = true, disks = true, 
       if ((fault === 'slow' || fault === 'reset') && !proxy) return 'no toxiproxy'
       if (fault === 'away' && !['notifications', 'nats', 'objectstore', 'smtp'].includes(part))
         return 'customers cannot do without'
-      if (fault === 'ahead' || fault === 'behind') return 'no clock of its own'
+      // nginx keeps no variable for its workers, which are what would read the file.
+      if ((fault === 'ahead' || fault === 'behind') && (!time?.has(part) || part === 'edge'))
+        return 'no clock of its own'
       return fault === 'full' && !mounted[part] ? noDisk(part) : undefined
     },
     async strike(part, fault) {
@@ -126,6 +136,12 @@ export async function openEmbedded(dir: string, { network = true, disks = true, 
         case 'reset':
           if (!proxy) break
           return proxy.spoil(part, toxics[fault])
+        case 'ahead':
+        case 'behind':
+          if (!time) break
+          return time.strike(part, fault, () =>
+            part === 'postgres' ? readDatabase(sql) : readHttp(shop.roles[part as Role].url),
+          )
         case 'full': {
           const disk = mounted[part]
           if (!disk) break

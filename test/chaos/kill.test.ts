@@ -13,7 +13,7 @@ const dir = mkdtempSync(join(tmpdir(), 'chaos-'))
 
 test.serial.before('the shop, with an object store', async (t) => {
   t.timeout(300_000)
-  stage = await openEmbedded(dir, { network: false, disks: false, say: (text) => t.log(text) })
+  stage = await openEmbedded(dir, { network: false, disks: false, clocks: false, say: (text) => t.log(text) })
   catalogue = await openStock(stage)
 })
 test.after.always(async () => {

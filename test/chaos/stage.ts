@@ -42,6 +42,9 @@ export type Best = 'all' | 'at once' | 'none'
 export function best({ rolls }: Pick<Stage, 'rolls'>, part: PartName, fault: Fault): { reads: Best; orders: Best } {
   const isOurs = part === 'edge' || roleNames.some((role) => role === part)
   if (fault === 'slow' || (fault === 'restart' && rolls && isOurs)) return { reads: 'all', orders: 'all' }
+  // What auth signs is good for a minute, by the clock of who reads it.
+  if (fault === 'ahead' || fault === 'behind')
+    return { reads: 'all', orders: part === 'auth' || part === 'orders' ? 'at once' : 'all' }
   const without: Best = fault === 'freeze' ? 'none' : 'at once'
   const readsNeed = fault === 'full' ? [] : ['products', 'edge', 'postgres']
   return {
