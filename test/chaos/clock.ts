@@ -16,7 +16,10 @@ function findLibrary(say: (text: string) => void): string | undefined {
   say(`libfaketime is missing: unpacking Debian's package into ${cache}`)
   mkdirSync(cache, { recursive: true })
   try {
-    execFileSync('sh', ['-c', 'apt-get download -qq libfaketime && dpkg-deb -x libfaketime_*.deb .'], { cwd: cache })
+    execFileSync('sh', ['-c', 'apt-get download -qq libfaketime && dpkg-deb -x libfaketime_*.deb .'], {
+      cwd: cache,
+      stdio: 'pipe',
+    })
   } catch {
     return undefined
   }

@@ -58,14 +58,12 @@ export async function openOnCluster({
       template: { spec: { containers: [{ name: 'edge', env: [...noLimits, ...(prepared ? upstreams : [])] }] } },
     },
   }
-  const folder = (path: string) => ({ name: 'small', hostPath: { path, type: 'Directory' } })
-  const onSmallDisk = (part: PartName) => {
-    const path = disks[part] as string
-    if (part === 'edge')
-      return [{ op: 'replace', path: '/spec/template/spec/volumes/0', value: { ...folder(path), name: 'tmp' } }]
+  const onSmallDisk = (part: PartName, path: string) => {
+    const volume = (name: string) => ({ name, hostPath: { path, type: 'Directory' } })
+    if (part === 'edge') return [{ op: 'replace', path: '/spec/template/spec/volumes/0', value: volume('tmp') }]
     return [
       { op: 'remove', path: '/spec/volumeClaimTemplates' },
-      { op: 'add', path: '/spec/template/spec/volumes/-', value: { ...folder(path), name: 'data' } },
+      { op: 'add', path: '/spec/template/spec/volumes/-', value: volume('data') },
     ]
   }
   mkdirSync(join(cluster.clone, overlay), { recursive: true })
@@ -146,7 +144,10 @@ export async function openOnCluster({
     ...parts
       .map((part) => ({
         target: { kind: isStateful(part) ? 'StatefulSet' : 'Deployment', name: `bodega-${part}` },
-        changes: [...(disks[part] ? onSmallDisk(part) : []), ...(clocks?.has(part) ? withClock(part, clocks) : [])],
+        changes: [
+          ...(disks[part] ? onSmallDisk(part, disks[part]) : []),
+          ...(clocks?.has(part) ? withClock(part, clocks) : []),
+        ],
       }))
       .filter(({ changes }) => changes.length > 0)
       .map(({ target, changes }) => ({ target, patch: JSON.stringify(changes) })),
@@ -216,16 +217,16 @@ export async function openOnCluster({
   async function look(part?: PartName) {
     const { out } = await k([
       ...['get', 'pods', '--field-selector=status.phase!=Succeeded', '-o'],
-      'go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{with index .status.containerStatuses 0}}' +
-        '{{.name}} {{.containerID}} {{.ready}} {{.restartCount}}{{end}} {{index .metadata.labels "app.kubernetes.io/component"}}' +
-        ' {{.metadata.name}}{{"\\n"}}{{end}}{{end}}',
+      'go-template={{range .items}}{{$pod := .metadata}}{{if not $pod.deletionTimestamp}}{{range .status.containerStatuses}}' +
+        '{{.containerID}} {{.ready}} {{.restartCount}} {{index $pod.labels "app.kubernetes.io/component"}} {{$pod.name}}' +
+        '{{"\\n"}}{{end}}{{end}}{{end}}',
       ...(part ? ['-l', `app.kubernetes.io/component=${componentOf(part)}`] : []),
     ])
     return out
       .split('\n')
       .filter(Boolean)
       .map((line) => {
-        const [, id, ready, restarts, component, pod] = line.split(' ') as string[]
+        const [id, ready, restarts, component, pod] = line.split(' ') as string[]
         return {
           id: String(id).replace(/^.*\//, ''),
           ready: ready === 'true',

@@ -148,8 +148,8 @@ export async function openEmbedded(
           const empty = keepFull(disk)
           return async () => {
             empty()
-            // NATS switches JetStream off and stays so; its liveness probe has it started again.
-            if (part === 'nats' && child.pid) await child.restart()
+            // A stream of NATS that met a full disk takes nothing more until the server starts anew, as its liveness probe has it.
+            if (part === 'nats' && !(await fetch(`${shop.nats.monitorUrl}/healthz`)).ok) await child.restart()
           }
         }
       }

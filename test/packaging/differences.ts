@@ -110,10 +110,9 @@ export const differences: readonly Difference[] = [
   {
     parts: ['nats'],
     field: 'probe ready',
-    compose: 'http :8222/healthz?js-enabled-only=true',
+    compose: 'http :8222/healthz',
     cluster: 'http :8222/healthz?js-server-only=true',
-    reason:
-      'A server of three is ready when JetStream is, whatever a single stream does; Compose asks what liveness asks.',
+    reason: 'In a cluster it is ready when its clients can come; Compose asks what liveness asks of a single server.',
   },
   {
     parts: ['nats'],
