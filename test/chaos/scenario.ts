@@ -102,6 +102,7 @@ export async function play(stage: Stage, { admin, stockAtFirst }: Catalogue, str
   const bad = asked.filter((one) => one.at > recovered && !isGood(one))
   if (bad.length > 0) findings.push(`${bad.length} failed after recovery, first ${JSON.stringify(bad[0])}`)
   findings.push(...(await compare(stage, { buyers, sales, stockAtFirst })))
+  await stage.supervised()
   const meanwhile = asked.filter(({ at, ms }) => at + ms >= began && at < ended)
   const [reads, orders] = [meanwhile.filter(isRead), meanwhile.filter(isOrder)]
   const allowed = strikes.map(({ part, fault }) => best(stage, part, fault))
