@@ -175,7 +175,10 @@ const races: Record<string, Race> = {
     const code = codeIn(await shop.mailTo(email, isCode))
     await told()
     equal('mails with a code', (await shop.mailsTo(email)).filter((m) => isCode.fits(m)).length, 1)
-    expect('by code', await times20(() => login({ code })), { 200: 1, 401: many - 1 })
+    // Five failures slow down the others.
+    const byCode = await times20(() => login({ code }))
+    check(having(byCode, 200) === 1, () => `one code let ${having(byCode, 200)} in`)
+    check(having(byCode, 401) + having(byCode, 429) === many - 1, () => 'another answer to a used code')
     await sql('delete from auth.login_failure')
     const signedIn = await times20(() => login({ password }))
     expect('by password', signedIn, { 200: many })
@@ -185,7 +188,8 @@ const races: Record<string, Race> = {
       wrong.every(({ status }) => status === 401 || status === 429),
       () => 'a wrong password got in',
     )
-    check((await shop.call(...login({ password }))).status === 429, () => 'wrong ones at once slow nobody down')
+    // None is forgotten, so that many at once slow down as many one after the other.
+    equal('failures', await sql('select failures from auth.login_failure'), [{ failures: having(wrong, 401) }])
     await sql('delete from auth.login_failure')
   },
   'POST /auth/refresh': async () => {
@@ -345,7 +349,7 @@ const races: Record<string, Race> = {
     const other = facts()
     writeFileSync(file, `sku,name,category,price,currency,stock\n${other.sku},Thing,things,100,EUR,5\n`)
     const [answers] = await Promise.all([
-      burst(Array.from({ length: 200 * times }, () => ['POST', '/product', byAdmin({ body: other })])),
+      burst(Array.from({ length: 200 }, () => ['POST', '/product', byAdmin({ body: other })])),
       shop.run('products', 'commands.ts', 'import', file),
     ])
     check(having(answers, 201) <= 1, () => 'one sku was added twice')
