@@ -152,18 +152,6 @@ export async function openOnCluster({
       .filter(({ changes }) => changes.length > 0)
       .map(({ target, changes }) => ({ target, patch: JSON.stringify(changes) })),
   ]
-  const withClock = (part: PartName, { fileOf, library, env }: Clocks) => {
-    const pod = '/spec/template/spec'
-    const variables = Object.entries({ ...env, LD_PRELOAD: '/clock/library.so' })
-    const files = { clock: [fileOf(part), '/etc/faketimerc'], library: [library, '/clock/library.so'] }
-    return [
-      ...variables.map(([name, value]) => ({ op: 'add', path: `${pod}/containers/0/env/-`, value: { name, value } })),
-      ...Object.entries(files).flatMap(([name, [path, mountPath]]) => [
-        { op: 'add', path: `${pod}/volumes/-`, value: { name, hostPath: { path, type: 'File' } } },
-        { op: 'add', path: `${pod}/containers/0/volumeMounts/-`, value: { name, mountPath, readOnly: true } },
-      ]),
-    ]
-  }
   const merged = (name: string, literals: string[]) => ({ name, behavior: 'merge', literals })
   cluster.write(
     `${overlay}/kustomization.yaml`,
@@ -310,6 +298,20 @@ export async function openOnCluster({
     },
     [Symbol.asyncDispose]: () => open.disposeAsync(),
   } satisfies Stage
+}
+
+/** What gives the first container of a pod a clock of its own. */
+function withClock(part: PartName, { fileOf, library, env }: Clocks) {
+  const pod = '/spec/template/spec'
+  const variables = Object.entries({ ...env, LD_PRELOAD: '/clock/library.so' })
+  const files = { clock: [fileOf(part), '/etc/faketimerc'], library: [library, '/clock/library.so'] }
+  return [
+    ...variables.map(([name, value]) => ({ op: 'add', path: `${pod}/containers/0/env/-`, value: { name, value } })),
+    ...Object.entries(files).flatMap(([name, [path, mountPath]]) => [
+      { op: 'add', path: `${pod}/volumes/-`, value: { name, hostPath: { path, type: 'File' } } },
+      { op: 'add', path: `${pod}/containers/0/volumeMounts/-`, value: { name, mountPath, readOnly: true } },
+    ]),
+  ]
 }
 
 /** Processes of this machine that are in a container. */
