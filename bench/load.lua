@@ -1,6 +1,6 @@
--- For wrk: prints the outcome as one line of JSON. With PLAN in the environment, each request is an order of its own:
--- a file with a line `run ID`, lines `caller HEADER VALUE` and lines `product ID`.
-local run, callers, products = "", {}, {}
+-- For wrk: prints the outcome as one line of JSON. With PLAN in the environment, each request is an order of its own (a
+-- file with a line `run ID`, lines `caller HEADER VALUE` and lines `product ID`) or the next of its lines `body JSON`.
+local run, callers, products, bodies = "", {}, {}, {}
 local sent = 0
 
 if os.getenv("PLAN") then
@@ -12,11 +12,16 @@ if os.getenv("PLAN") then
       callers[#callers + 1] = { name, value }
     elseif kind == "product" then
       products[#products + 1] = name
+    elseif kind == "body" then
+      bodies[#bodies + 1] = line:sub(6)
     end
   end
 
   function request()
     sent = sent + 1
+    if #bodies > 0 then
+      return wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, bodies[sent % #bodies + 1])
+    end
     local caller = callers[sent % #callers + 1]
     local first = math.random(#products)
     local second = (first + math.random(#products - 1) - 1) % #products + 1

@@ -10,6 +10,8 @@ export interface Load {
   headers?: Record<string, string>
   /** Makes each request a POST of two lines with a key of its own, by the next caller (a header of his). */
   orders?: { callers: [header: string, value: string][]; products: string[] }
+  /** Makes each request a POST of the next of these JSON texts. */
+  bodies?: string[]
 }
 /** Milliseconds and requests a second. */
 export interface Sample {
@@ -17,11 +19,26 @@ export interface Sample {
   p50: number
   p99: number
 }
+/** What came of requests at set moments: `rate` and the times are of those that were served. */
+export interface PacedSample extends Sample {
+  /** Of all answers. */
+  refusedShare: number
+  refusedP99: number
+  /** The share of the refusals that say when to come again. */
+  hintedShare: number
+  /** Microseconds of processor time that one request costs the generator. */
+  cost: number
+}
 export interface Generator {
   name: string
   /** Loads a URL and waits for the end. Throws when an answer was a refusal or a connection broke. */
   run(load: Load, seconds: number, connections: number): Promise<Sample>
+  /** Asks `rate` times a second, whether or not what went before is answered. Throws when a connection broke. */
+  pace(load: Load, seconds: number, rate: number): Promise<PacedSample>
 }
+
+/** Connections at most, of requests at set moments. */
+const most = 1000
 
 const cache = join(import.meta.dirname, '../.cache/wrk')
 const here = (file: string) => join(import.meta.dirname, file)
@@ -36,15 +53,32 @@ export function findGenerator(dir: string, say: (text: string) => void): Generat
 
 function generator(name: string, dir: string, program: string, env: Record<string, string>): Generator {
   const run = promisify(execFile)
+  const ask = async (command: string, args: string[], { url, orders, bodies }: Load, more = {}) => {
+    const lines = bodies?.map((body) => `body ${body}`) ?? []
+    if (orders) {
+      const callers = orders.callers.map(([header, value]) => `caller ${header} ${value}`)
+      lines.push(`run ${randomUUID()}`, ...callers, ...orders.products.map((id) => `product ${id}`))
+    }
+    const plan = join(dir, 'plan.txt')
+    if (lines.length > 0) writeFileSync(plan, `${lines.join('\n')}\n`)
+    const { stdout } = await run(command, args, {
+      env: { ...process.env, ...more, ...(lines.length > 0 ? { PLAN: plan } : {}) },
+    })
+    const line = stdout.split('\n').findLast((text) => text.startsWith('{'))
+    if (!line) throw new Error(`the load generator said nothing that is understood: ${stdout}`)
+    const result = JSON.parse(line)
+    if (result.broken > 0 || result.requests === 0)
+      throw new Error(`${url}: of ${result.requests} requests ${result.broken} broke`)
+    return result
+  }
+  const byNode = (load: Load, options: object) => [
+    here('load-node.ts'),
+    JSON.stringify({ url: load.url, headers: load.headers ?? {}, ...options }),
+  ]
   return {
     name,
-    async run({ url, headers = {}, orders }, seconds, connections) {
-      const plan = join(dir, 'plan.txt')
-      if (orders) {
-        const callers = orders.callers.map(([header, value]) => `caller ${header} ${value}`)
-        const lines = [`run ${randomUUID()}`, ...callers, ...orders.products.map((id) => `product ${id}`)]
-        writeFileSync(plan, `${lines.join('\n')}\n`)
-      }
+    async run(load, seconds, connections) {
+      const { url, headers = {} } = load
       const args =
         name === 'wrk'
           ? [
@@ -52,16 +86,20 @@ function generator(name: string, dir: string, program: string, env: Record<strin
               ...Object.entries(headers).flatMap(([header, value]) => ['-H', `${header}: ${value}`]),
               url,
             ]
-          : [here('load-node.ts'), JSON.stringify({ url, headers, seconds, connections })]
-      const { stdout } = await run(program, args, {
-        env: { ...process.env, ...env, ...(orders ? { PLAN: plan } : {}) },
-      })
-      const line = stdout.split('\n').findLast((text) => text.startsWith('{'))
-      if (!line) throw new Error(`the load generator said nothing that is understood: ${stdout}`)
-      const result = JSON.parse(line)
-      if (result.refused + result.broken > 0 || result.requests === 0)
-        throw new Error(`${url}: of ${result.requests} requests ${result.refused} were refused, ${result.broken} broke`)
+          : byNode(load, { seconds, connections })
+      const result = await ask(program, args, load, env)
+      if (result.refused > 0) throw new Error(`${url}: of ${result.requests} requests ${result.refused} were refused`)
       return { rate: result.requests / result.seconds, p50: result.p50, p99: result.p99 }
+    },
+    async pace(load, seconds, rate) {
+      const result = await ask(process.execPath, byNode(load, { seconds, connections: most, rate }), load)
+      const { requests, refused, hinted, p50, p99, refusedP99, cost } = result
+      return {
+        rate: (requests - refused) / result.seconds,
+        ...{ p50, p99, refusedP99, cost },
+        refusedShare: refused / requests,
+        hintedShare: refused ? hinted / refused : 1,
+      }
     },
   }
 }

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { arch, cpus, loadavg, platform, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -6,26 +6,28 @@ import { call } from '../src/embedded/client.ts'
 import { query } from '../src/embedded/postgres.ts'
 import { startShop } from '../src/embedded/shop.ts'
 import { roleNames } from '../src/platform/config.ts'
-import { findGenerator, type Load, type Sample } from './load.ts'
+import { findGenerator, type Load, type PacedSample, type Sample } from './load.ts'
 import { type Figure, median, printFigures, printTargets } from './report.ts'
 import {
   type Customer,
   coldStart,
   fillCatalogue,
+  importLarge,
+  mailLog,
   makeCustomers,
   memoryOf,
   ownMemoryOf,
   signIn,
   startBaseline,
-  startLargeCatalogue,
   startMailSink,
   startOpenEdge,
+  startOrders,
   syncTime,
 } from './setup.ts'
 
 /**
  * `make bench`: the shop as it ships and bare servers beside it, on the same database, measured in turns.
- * QUICK=1 looks for 90 s instead of 6 min; OUT= names the JSON file.
+ * QUICK=1 is a quick look; OUT= names the JSON file.
  */
 const isQuick = Boolean(process.env.QUICK)
 const rounds = isQuick ? 2 : 5
@@ -70,6 +72,7 @@ const bare = async (kind: string) => {
   return url
 }
 const memory = () => roleNames.reduce((sum, role) => sum + memoryOf(shop.roles[role].pid), 0)
+const ownMemory = () => roleNames.reduce((sum, role) => sum + (ownMemoryOf(shop.roles[role].pid) ?? Number.NaN), 0)
 
 say('starts and memory')
 const starts: Record<string, number[]> = Object.fromEntries(roleNames.map((role) => [role, []]))
@@ -77,17 +80,23 @@ for (let i = 0; i < (isQuick ? 3 : 5); i++)
   for (const role of roleNames) starts[role]?.push(await coldStart(shop, role, env))
 for (const role of roleNames) await shop.roles[role].restart()
 await sleep(2000)
-const idle = memory()
-const idleOwn = roleNames.map((role) => ownMemoryOf(shop.roles[role].pid))
+const [idle, idleOwn] = [memory(), ownMemory()]
 
-say(`catalogues of 1,000 and of ${largeCount.toLocaleString('en')} products, customers, bare servers`)
+const many = largeCount.toLocaleString('en')
+say(`an import of ${many} products, a catalogue of 1,000`)
+const large = await importLarge(shop, largeCount)
+stack.use(large.role.child)
 const products = await fillCatalogue(shop.databaseUrl, 1000)
-const large = await startLargeCatalogue(shop, largeCount)
-stack.use(large.child)
+say(`${many} orders, and 1,000; customers, bare servers`)
+const fewOrders = await startOrders(shop, 1000)
+const manyOrders = await startOrders(shop, largeCount)
+stack.use(fewOrders.role.child)
+stack.use(manyOrders.role.child)
 const customers = await makeCustomers(shop, 8)
 const buyer = customers[0] as Customer
 const openEdge = stack.use(await startOpenEdge(shop, buyer))
 const [bareHttp, bareProducts, bareOrders] = [await bare('http'), await bare('products'), await bare('orders')]
+const barePasswords = await bare('passwords')
 // Mails would run beside whatever is measured next. Without a mail server the events wait in the stream.
 await shop.mail.stop()
 
@@ -118,6 +127,21 @@ const orderBy = (url: string, caller: (customer: Customer) => [string, string]) 
   load: () => ({ url: `${url}/order`, orders: { callers: customers.map(caller), products: products.slice(0, 200) } }),
   after: untilRelayed,
 })
+const orderAt = ({ role, products }: typeof fewOrders) => ({
+  load: (): Load => ({
+    url: `${role.url}/order`,
+    orders: { callers: [['X-Auth-Assertion', buyer.assertion]], products: products.slice(0, 200) },
+  }),
+})
+/** One request after the other, which shows what each takes. */
+const alone = (what: string, name: string, target: { load: () => Load; status?: number }) => ({
+  group: `${what}, unloaded`,
+  name,
+  connections: 1,
+  ...target,
+})
+const search = '/product?limit=20&q=copper+kettle'
+const logins = customers.map(({ email, password }) => JSON.stringify({ email, password }))
 const get = (url: string, headers?: Record<string, string>) => ({ load: () => ({ url, headers }), status: 200 })
 
 const targets = {
@@ -154,13 +178,22 @@ const targets = {
     name: 'through the edge',
     ...orderBy(shop.url, (c) => ['Authorization', `Bearer ${c.token}`]),
   },
-  listSmall: { group: 'list, unloaded', name: 'of 1,000 products', ...get(productsRole.url + list), connections: 1 },
-  listLarge: {
-    group: 'list, unloaded',
-    name: `of ${largeCount.toLocaleString('en')} products`,
-    ...get(large.url + list),
-    connections: 1,
+  bareLogin: {
+    group: 'login',
+    name: 'bare: argon2id alone',
+    load: () => ({ url: `${barePasswords}/`, bodies: logins }),
   },
+  roleLogin: {
+    group: 'login',
+    name: 'at the role',
+    load: () => ({ url: `${shop.roles.auth.url}/auth/login`, bodies: logins }),
+  },
+  listSmall: alone('list', 'of 1,000 products', get(productsRole.url + list)),
+  listLarge: alone('list', `of ${many} products`, get(large.role.url + list)),
+  searchSmall: alone('search', 'of 1,000 products', get(productsRole.url + search)),
+  searchLarge: alone('search', `of ${many} products`, get(large.role.url + search)),
+  orderSmall: alone('order', 'at 1,000 orders', orderAt(fewOrders)),
+  orderLarge: alone('order', `at ${many} orders`, orderAt(manyOrders)),
 } satisfies Record<string, Target>
 type Name = keyof typeof targets
 const names = Object.keys(targets) as Name[]
@@ -192,14 +225,26 @@ for (const name of names) {
 for (const name of names) await measure(name, 1)
 
 const samples = Object.fromEntries(names.map((name) => [name, [] as Sample[]])) as Record<Name, Sample[]>
+/** Requests at set moments, so many times as often as the target's connections of this round got answers. */
+const half: Record<'edgeList' | 'edgeOrder', PacedSample[]> = { edgeList: [], edgeOrder: [] }
+const over: (PacedSample & { grown: number })[] = []
+const pace = async (name: keyof typeof half, times: number) => {
+  const top = (samples[name].at(-1) as Sample).rate
+  const sample = await generator.pace(targets[name].load(), seconds, top * times)
+  await untilRelayed()
+  return sample
+}
 for (let round = 1; round <= rounds; round++) {
   say(`round ${round} of ${rounds}: ${names.length} targets, ${seconds} s each`)
   await signIn(shop, customers)
   // There and back again, so that nobody always comes after the same other.
   for (const name of round % 2 ? names : names.toReversed()) samples[name].push(await measure(name, seconds))
+  for (const name of ['edgeList', 'edgeOrder'] as const) half[name].push(await pace(name, 0.5))
+  const before = memory()
+  over.push({ ...(await pace('edgeOrder', 3)), grown: memory() - before })
 }
 
-say('orders while their mails go out')
+say('the mails of these orders go out')
 const sink = stack.use(await startMailSink(shop))
 const mailsSent = async () => {
   const { rows } = await query(
@@ -211,10 +256,42 @@ const mailsSent = async () => {
 const before = await mailsSent()
 for (const end = Date.now() + 20_000; (await mailsSent()) === before; await sleep(100))
   if (Date.now() > end) throw new Error('no mail was sent in 20 s')
+const drained: number[] = []
+for (let i = 0; i < rounds; i++) {
+  const [from, began] = [await mailsSent(), performance.now()]
+  await sleep(seconds * 1000)
+  drained.push(((await mailsSent()) - from) / ((performance.now() - began) / 1000))
+}
+for (let last = -1, now = 0; last !== now; last = now) {
+  await sleep(1000)
+  now = await mailsSent()
+}
+say('orders while their mails go out')
+await signIn(shop, customers)
 const mailsFrom = await mailsSent()
 const mailing = await generator.run(targets.edgeOrder.load(), seconds * 2, connections)
 const mails = ((await mailsSent()) - mailsFrom) / (seconds * 2)
-const loaded = memory()
+const [loaded, loadedOwn] = [memory(), ownMemory()]
+for (let last = -1, now = 0; last !== now; last = now) {
+  await sleep(1000)
+  now = await mailsSent()
+}
+say('from the order to its mail')
+const { rows: clock } = await query(shop.databaseUrl, 'select now()')
+await generator.pace(targets.edgeOrder.load(), seconds * 2, 100)
+await sleep(3000)
+const taken = new Map(
+  readFileSync(mailLog(shop), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => line.split(' ') as [string, string])
+    .map(([at, order]) => [order, Number(at)]),
+)
+const { rows: placed } = await query(
+  shop.databaseUrl,
+  `select id, extract(epoch from created_at)::float8 * 1000 as at from orders.order where created_at > '${clock[0].now.toISOString()}'`,
+)
+const delays = placed.map(({ id, at }) => (taken.get(id) ?? Number.POSITIVE_INFINITY) - at).toSorted((a, b) => a - b)
 await sink.stop()
 
 const rateOf = (name: Name) => median(samples[name].map((sample) => sample.rate))
@@ -232,16 +309,47 @@ const figures: Figure[] = [
   ratio('product unchanged through the edge ÷ bare', 'edgeKnown', 'bareKnown', { least: 0.7 }),
   ratio('own orders signed in ÷ without auth', 'ownEdge', 'ownOpen', { least: 0.9 }),
   ratio('orders at the role ÷ bare statement', 'roleOrder', 'bareOrder', { least: 0.5 }),
-  { what: 'orders through the edge, mails waiting', values: samples.edgeOrder.map((s) => s.rate), unit: '/s' },
+  {
+    what: 'orders through the edge, mails waiting',
+    values: samples.edgeOrder.map((s) => s.rate),
+    unit: '/s',
+    goal: { least: 1100 },
+  },
   { what: 'orders through the edge, mails going out', values: [mailing.rate], unit: '/s' },
   { what: 'mails sent meanwhile', values: [mails], unit: '/s' },
-  ratio(
-    `list p50 of ${largeCount.toLocaleString('en')} products ÷ of 1,000`,
-    'listLarge',
-    'listSmall',
-    { most: 1.2 },
-    'p50',
-  ),
+  ratio('login ÷ bare argon2id', 'roleLogin', 'bareLogin', { least: 0.9 }),
+  {
+    what: 'from the order to the mail server, p99',
+    values: [delays[Math.floor(delays.length * 0.99)] ?? Number.NaN],
+    unit: ' ms',
+    goal: { most: 150 },
+  },
+  { what: 'events drained to mails by one replica', values: drained, unit: '/s', goal: { least: 2000 } },
+  ratio(`list p50 of ${many} products ÷ of 1,000`, 'listLarge', 'listSmall', { most: 1.2 }, 'p50'),
+  ratio(`search p50 of ${many} products ÷ of 1,000`, 'searchLarge', 'searchSmall', { most: 2 }, 'p50'),
+  ratio(`order p50 at ${many} orders ÷ at 1,000`, 'orderLarge', 'orderSmall', { most: 1.2 }, 'p50'),
+  ...(['edgeList', 'edgeOrder'] as const).map((name) => ({
+    what: `p99 ÷ p50 at half the top rate: ${name === 'edgeList' ? 'list' : 'order'}`,
+    values: half[name].map(({ p50, p99 }) => p99 / p50),
+    goal: { most: 4 },
+  })),
+  {
+    what: 'orders served at 3 × the top rate ÷ the top rate',
+    values: over.map(({ rate }, round) => rate / (samples.edgeOrder[round] as Sample).rate),
+    goal: { least: 0.8 },
+  },
+  { what: '… refused', values: over.map(({ refusedShare }) => refusedShare * 100), unit: ' %' },
+  { what: '… p99 of a refusal', values: over.map(({ refusedP99 }) => refusedP99), unit: ' ms' },
+  {
+    what: '… refusals with Retry-After',
+    values: over.map((s) => s.hintedShare * 100),
+    unit: ' %',
+    goal: { least: 100 },
+  },
+  { what: '… memory of the four roles grown', values: over.map(({ grown }) => grown), unit: ' MB' },
+  { what: `import of ${many} products`, values: [large.rate], unit: '/s', goal: { least: 20_000 } },
+  { what: '… its memory after a tenth', values: [large.early], unit: ' MB' },
+  { what: '… at most', values: [large.most], unit: ' MB' },
   ...roleNames.map((role) => ({
     what: `cold start to ready: ${role}`,
     values: starts[role] as number[],
@@ -249,16 +357,16 @@ const figures: Figure[] = [
     goal: { most: 400 },
   })),
   { what: 'memory of the four roles, idle', values: [idle], unit: ' MB', goal: { most: 260 } },
-  ...(idleOwn.every((own) => own !== undefined)
-    ? [{ what: '… shared pages counted once', values: [idleOwn.reduce((a, b) => a + b, 0)], unit: ' MB' }]
-    : []),
-  { what: 'memory of the four roles, after load', values: [loaded], unit: ' MB' },
+  { what: '… shared pages counted once', values: [idleOwn], unit: ' MB' },
+  { what: 'memory of the four roles, loaded', values: [loaded], unit: ' MB', goal: { most: 390 } },
+  { what: '… shared pages counted once', values: [loadedOwn], unit: ' MB' },
 ]
 
 console.log(`
 ${machine.cores} cores (${machine.processor}), ${machine.memoryGb} GB, ${machine.system}, Node.js ${machine.node}; a page is on the disk after ${machine.syncMs.toFixed(2)} ms.
 ${rounds} rounds of ${seconds} s in turns, ${connections} connections (the unloaded lists: 1), load from ${generator.name} on the same cores.
-A request to node:http alone costs ${(1e6 / rateOf('http')).toFixed(0)} µs, the generator's own part in it.
+A request to node:http alone costs ${(1e6 / rateOf('http')).toFixed(0)} µs, the generator's own part in it; one at a set
+moment costs its generator on Node.js ${median(over.map(({ cost }) => cost)).toFixed(0)} µs.
 `)
 printTargets(names.map((name) => ({ ...targets[name], samples: samples[name] })))
 printFigures(figures)

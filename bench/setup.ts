@@ -22,7 +22,7 @@ import { freePorts } from '../src/embedded/ports.ts'
 import { createDatabase, query } from '../src/embedded/postgres.ts'
 import { findPrograms } from '../src/embedded/programs.ts'
 import { writeSecrets } from '../src/embedded/secrets.ts'
-import type { Shop } from '../src/embedded/shop.ts'
+import { memoryEnv, type Shop } from '../src/embedded/shop.ts'
 import { type Role, roleNames } from '../src/platform/config.ts'
 import { median } from './report.ts'
 
@@ -57,13 +57,16 @@ export async function startBaseline(shop: Shop, kind: string, env: Record<string
   return { url, child }
 }
 
+/** Where the mail sink says which order's mail it took when. */
+export const mailLog = (shop: Shop) => log(shop, 'mail-sink')
+
 /** Takes the place of the shop's inbox: a mail server that keeps nothing. */
 export const startMailSink = (shop: Shop): Promise<Child> =>
   startChild({
     name: 'mail sink',
     command: process.execPath,
     args: [join(import.meta.dirname, 'baseline.ts'), 'mail', String(shop.ports.smtp)],
-    log: log(shop, 'mail-sink'),
+    log: mailLog(shop),
     ready: async () => true,
   })
 
@@ -112,47 +115,112 @@ async function post(shop: Shop, status: number, path: string, body: object) {
 /** Fills a catalogue with `count` products of which there are a thousand million each; returns the ids of a thousand. */
 export async function fillCatalogue(databaseUrl: string, count: number): Promise<string[]> {
   const run = (sql: string) => query(databaseUrl, sql)
-  const isLarge = count > 10_000
-  const { rows: indexes } = await run(
-    `select indexname as name, indexdef as definition from pg_indexes
-      where schemaname = 'products' and tablename = 'product' and indexname <> 'product_pkey'`,
-  )
-  // Made again afterwards, the indexes of a million rows take a fifth of the time. The trigger notes words for a search
-  // that finds nothing, which is not asked here.
-  if (isLarge) {
-    for (const { name } of indexes) await run(`drop index products.${name}`)
-    await run('alter table products.product disable trigger product_inserted')
-  }
   await run(
     `insert into products.product (id, sku, name, description, category, price, currency, created_at, updated_at)
      select gen_random_uuid(), 'BENCH-' || i, (array['Oak', 'Linen', 'Copper', 'Wool', 'Glass'])[i % 5 + 1] || ' '
               || (array['lamp', 'chair', 'kettle', 'blanket', 'bowl', 'shelf', 'clock'])[i % 7 + 1] || ' ' || i,
-            'Made by hand in a small workshop, and meant to be used every day for many years.',
+            '${description}',
             'category-' || i % 40, 500 + i * 7 % 90000, 'EUR', moment, moment
        from generate_series(1, ${count}) i, lateral (select now() - i * interval '1 second' as moment) made`,
   )
   await run('insert into products.stock (product_id, on_hand) select id, 1000000000 from products.product')
-  if (isLarge) {
-    for (const { definition } of indexes) await run(`set maintenance_work_mem = '256MB'; ${definition}`)
-    await run('alter table products.product enable trigger product_inserted')
-  }
-  await run('vacuum (analyze) products.product')
-  await run('vacuum (analyze) products.stock')
-  await run('checkpoint')
+  await settle(databaseUrl, 'products.product', 'products.stock')
   const { rows } = await run('select id from products.product limit 1000')
   return rows.map((row) => row.id)
 }
+const description = 'Made by hand in a small workshop, and meant to be used every day for many years.'
 
-/** A second products role, on a database of its own with `count` products in the same PostgreSQL. */
-export async function startLargeCatalogue(shop: Shop, count: number) {
-  const databaseUrl = await createDatabase(shop.databaseUrl, 'large')
-  const migrator = changed(shop, 'migrate', 'large-migrate', { DATABASE_URL: databaseUrl })
+/** What autovacuum does some time after so many rows have come. */
+async function settle(databaseUrl: string, ...tables: string[]) {
+  for (const table of tables) await query(databaseUrl, `vacuum (analyze) ${table}`)
+  await query(databaseUrl, 'checkpoint')
+}
+
+/** A database of its own in the shop's PostgreSQL, migrated, and the settings with which a role uses it. */
+async function openDatabase(shop: Shop, name: string) {
+  const databaseUrl = await createDatabase(shop.databaseUrl, name)
+  const migrator = changed(shop, 'migrate', `${name}-migrate`, { DATABASE_URL: databaseUrl })
   await runToEnd(process.execPath, [main, 'migrate'], { env: { SECRETS_DIR: migrator } })
-  await fillCatalogue(databaseUrl, count)
-  const login = new URL(settingsOf(shop, 'products').DATABASE_URL as string)
-  return startReplica(shop, 'products', 'large', {
-    DATABASE_URL: Object.assign(login, { pathname: '/large' }).href,
+  const settingsFor = (role: Role) => {
+    const login = new URL(settingsOf(shop, role).DATABASE_URL as string)
+    return { DATABASE_URL: Object.assign(login, { pathname: `/${name}` }).href }
+  }
+  return { databaseUrl, settingsFor }
+}
+
+/**
+ * `make import` of so many products into a database of its own, as that command does it: how many a second, and how many
+ * MB its process held after a tenth of them and at most. Leaves the products to a second products role.
+ */
+export async function importLarge(shop: Shop, count: number) {
+  const name = 'large'
+  const { databaseUrl, settingsFor } = await openDatabase(shop, name)
+  const file = join(shop.dir, 'large.csv')
+  const kinds = ['lamp', 'chair', 'kettle', 'blanket', 'bowl', 'shelf', 'clock']
+  const makers = ['Oak', 'Linen', 'Copper', 'Wool', 'Glass']
+  const out = openSync(file, 'w')
+  writeSync(out, 'sku,name,description,category,price,currency,stock\n')
+  for (let i = 1; i <= count; ) {
+    let lines = ''
+    for (const end = Math.min(count, i + 9999); i <= end; i++)
+      lines += `BENCH-${i},${makers[i % 5]} ${kinds[i % 7]} ${i},"${description}",category-${i % 40},${500 + ((i * 7) % 90_000)},EUR,1000000\n`
+    writeSync(out, lines)
+  }
+  closeSync(out)
+  const secrets = changed(shop, 'products', name, settingsFor('products'))
+  const began = performance.now()
+  const child = spawn(process.execPath, [join(main, '../commands.ts'), 'import', file], {
+    env: { ...baseEnv(), ...memoryEnv, SECRETS_DIR: secrets },
+    stdio: ['ignore', 'ignore', 'pipe'],
   })
+  let said = ''
+  let early = Number.NaN
+  let most = 0
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said = text
+  })
+  const watch = setInterval(() => {
+    const now = child.exitCode === null ? memoryOf(child.pid) : 0
+    most = Math.max(most, now)
+    const percent = Number(/(\d+) % ·/.exec(said)?.[1])
+    if (percent >= 10 && Number.isNaN(early)) early = now
+  }, 100)
+  const [code] = await once(child, 'exit')
+  clearInterval(watch)
+  if (code !== 0) throw new Error(`the import ended with ${code}: ${said}`)
+  const rate = count / ((performance.now() - began) / 1000)
+  await settle(databaseUrl, 'products.product', 'products.stock')
+  return { rate, early, most, role: await startReplica(shop, 'products', name, settingsFor('products')) }
+}
+
+/** A second orders role on a database of its own with so many orders, a hundred of each user, and a thousand products. */
+export async function startOrders(shop: Shop, count: number) {
+  const name = `orders_${count}`
+  const { databaseUrl, settingsFor } = await openDatabase(shop, name)
+  const products = await fillCatalogue(databaseUrl, 1000)
+  const run = (sql: string) => query(databaseUrl, sql)
+  // uuidv7 as the role makes them, so that the primary keys grow at their end as they do in a shop.
+  await run(
+    `insert into orders.order (id, user_id, email, currency, total, status, delivered_at, created_at)
+     select uuidv7(made.age), md5((i / 100)::text)::uuid, 'bench@example.org', 'EUR', 1000, 'delivered', now() + made.age,
+            now() + made.age
+       from generate_series(1, ${count}) i, lateral (select (i - ${count}) * interval '1 minute' as age) made`,
+  )
+  await run(
+    `insert into orders.order_line (order_id, product_id, sku, name, price, quantity)
+     select o.id, p.id, p.sku, p.name, p.price, 1
+       from orders.order o, lateral (values ('${products[0]}'::uuid), ('${products[1]}'::uuid)) two (id)
+       join products.product p on p.id = two.id`,
+  )
+  await run(
+    `insert into orders.order_event (order_id, status, at) select id, s, created_at from orders.order, unnest(array['pending', 'delivered']) s`,
+  )
+  await run(
+    `insert into orders.idempotency (user_id, key, fingerprint, order_id, body, created_at)
+     select user_id, id::text, '\\x00', id, '{}', created_at from orders.order where created_at > now() - interval '1 day'`,
+  )
+  await settle(databaseUrl, 'orders.order', 'orders.order_line', 'orders.order_event', 'orders.idempotency')
+  return { products, role: await startReplica(shop, 'orders', name, settingsFor('orders')) }
 }
 
 /** Another process of a role, with changed settings. */
@@ -164,7 +232,7 @@ async function startReplica(shop: Shop, role: Role, name: string, changes: Recor
     name: `${name} ${role}`,
     command: process.execPath,
     args: [main],
-    env: { SECRETS_DIR: changed(shop, role, name, { ...changes, ...ports }), ROLE: role },
+    env: { ...memoryEnv, SECRETS_DIR: changed(shop, role, name, { ...changes, ...ports }), ROLE: role },
     log: log(shop, name),
     ready: async () => (await fetch(`${url}/readyz`)).ok,
   })
@@ -209,7 +277,7 @@ export async function startOpenEdge(shop: Shop, customer: Customer) {
 export async function coldStart(shop: Shop, role: Role, more: Record<string, string>): Promise<number> {
   const [port = 0, metrics] = await freePorts(2)
   const ports = { LISTEN_PORT: String(port), METRICS_PORT: String(metrics) }
-  const env = { ...baseEnv(), ...more, SECRETS_DIR: changed(shop, role, 'cold', ports), ROLE: role }
+  const env = { ...baseEnv(), ...memoryEnv, ...more, SECRETS_DIR: changed(shop, role, 'cold', ports), ROLE: role }
   const began = performance.now()
   const child = spawn(process.execPath, [main], { env, stdio: 'ignore' })
   const gone = once(child, 'exit')

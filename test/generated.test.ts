@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { generated } from '../src/commands.ts'
+import { memoryEnv } from '../src/embedded/shop.ts'
 import { openapi } from '../src/openapi.ts'
 import { table } from '../src/table.ts'
 
@@ -23,4 +24,9 @@ test('the OpenAPI document, the example of each body and answer → fits the sch
     for (const [status, schema] of Object.entries(row.answers))
       if (schema) t.notThrows(() => schema.parse(example(responses[status])), `${where} ${status}`)
   }
+})
+
+test('the roles on a bare machine → run with the environment of the image', (t) => {
+  const dockerfile = readFileSync(join(import.meta.dirname, '../Dockerfile'), 'utf8')
+  for (const [name, value] of Object.entries(memoryEnv)) t.true(dockerfile.includes(`${name}=${value}`), name)
 })

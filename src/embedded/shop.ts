@@ -21,6 +21,9 @@ const portNames = [
 ] as const
 export type PortName = (typeof portNames)[number]
 
+/** What the image runs Node.js with, for less memory (Dockerfile, which says why); a test compares the two. */
+export const memoryEnv = { NODE_OPTIONS: '--max-semi-space-size=4', MALLOC_ARENA_MAX: '1' }
+
 export interface ShopOptions {
   /** Everything of this shop lies in it: data, secrets, logs. A second start keeps data and secrets. */
   dir: string
@@ -196,7 +199,7 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
       name: role,
       command: process.execPath,
       args: [source('main.ts')],
-      env: readerEnv(role),
+      env: { ...memoryEnv, ...readerEnv(role) },
       ...part(role),
       grace: 30_000,
       ready: async () => (await fetch(`${roleUrl}/readyz`)).ok,

@@ -7,7 +7,7 @@ import type { TestFn } from 'ava'
 import { startChild } from '../../src/embedded/child.ts'
 import { type Answer, type Call, call, codeIn, type MailMessage, mailsTo, mailTo } from '../../src/embedded/client.ts'
 import { freePorts } from '../../src/embedded/ports.ts'
-import { type RoleProcess, type Shop, type ShopOptions, startShop } from '../../src/embedded/shop.ts'
+import { memoryEnv, type RoleProcess, type Shop, type ShopOptions, startShop } from '../../src/embedded/shop.ts'
 import type { Role } from '../../src/platform/config.ts'
 
 export interface TestUser {
@@ -93,7 +93,7 @@ export async function startReplica(
     name,
     command: process.execPath,
     args: [join(import.meta.dirname, '../../src/main.ts')],
-    env: { ...env, ROLE: role, SECRETS_DIR: dir },
+    env: { ...memoryEnv, ...env, ROLE: role, SECRETS_DIR: dir },
     log: join(shop.dir, 'log', `${name}.log`),
     grace: 30_000,
     ready: async () => (await fetch(`${url}/readyz`)).ok,
