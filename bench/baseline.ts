@@ -128,7 +128,7 @@ function takeMail() {
         if (at < 0) return
         const taken = got.slice(0, at)
         got = got.slice(at + end.length)
-        const order = isMail && /[0-9a-f]{8}-[0-9a-f-]{27}/.exec(taken)?.[0]
+        const order = isMail && /[0-9a-f]{8}-[0-9a-f-]{27}/.exec(textOf(taken))?.[0]
         if (order) process.stdout.write(`${Date.now()} ${order}\n`)
         isMail = /^data$/i.test(taken)
         socket.write(isMail ? '354 go on\r\n' : /^quit/i.test(taken) ? '221 bye\r\n' : '250 ok\r\n')
@@ -136,6 +136,9 @@ function takeMail() {
     })
   }).listen(Number(port), '127.0.0.1')
 }
+
+/** What the first part of a mail says, which is in base64. */
+const textOf = (mail: string) => Buffer.from(mail.split(/base64\r\n\r\n|--=_/)[2] ?? '', 'base64').toString()
 
 const kinds: Record<string, () => RequestListener> = { http, products, orders, passwords }
 

@@ -17,6 +17,7 @@ import {
   makeCustomers,
   memoryOf,
   ownMemoryOf,
+  settingsOf,
   signIn,
   startBaseline,
   startMailSink,
@@ -253,6 +254,17 @@ const mailsSent = async () => {
   )
   return Number(rows[0].count)
 }
+/** No event waits for its mail. */
+const untilMailed = async () => {
+  await untilRelayed()
+  const metrics = `http://127.0.0.1:${settingsOf(shop, 'notifications').METRICS_PORT}/metrics`
+  for (const end = Date.now() + 300_000; Date.now() < end; await sleep(100)) {
+    const text = await (await fetch(metrics)).text()
+    const lags = text.match(/(?<=^bus_consumer_lag\{.*consumer="mailer".*\} )\d+/gm) ?? []
+    if (lags.length > 0 && lags.every((lag) => lag === '0')) return
+  }
+  throw new Error('there are events without their mail after 5 minutes')
+}
 const before = await mailsSent()
 for (const end = Date.now() + 20_000; (await mailsSent()) === before; await sleep(100))
   if (Date.now() > end) throw new Error('no mail was sent in 20 s')
@@ -262,24 +274,18 @@ for (let i = 0; i < rounds; i++) {
   await sleep(seconds * 1000)
   drained.push(((await mailsSent()) - from) / ((performance.now() - began) / 1000))
 }
-for (let last = -1, now = 0; last !== now; last = now) {
-  await sleep(1000)
-  now = await mailsSent()
-}
+await untilMailed()
 say('orders while their mails go out')
 await signIn(shop, customers)
 const mailsFrom = await mailsSent()
 const mailing = await generator.run(targets.edgeOrder.load(), seconds * 2, connections)
 const mails = ((await mailsSent()) - mailsFrom) / (seconds * 2)
 const [loaded, loadedOwn] = [memory(), ownMemory()]
-for (let last = -1, now = 0; last !== now; last = now) {
-  await sleep(1000)
-  now = await mailsSent()
-}
+await untilMailed()
 say('from the order to its mail')
 const { rows: clock } = await query(shop.databaseUrl, 'select now()')
 await generator.pace(targets.edgeOrder.load(), seconds * 2, 100)
-await sleep(3000)
+await untilMailed()
 const taken = new Map(
   readFileSync(mailLog(shop), 'utf8')
     .trim()
