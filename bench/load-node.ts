@@ -81,9 +81,10 @@ function open(done: (isOpen: boolean) => void) {
       refusals.push(ms)
       if (/\r\nretry-after: \d/i.test(got)) hinted++
     }
+    const isLast = /\r\nconnection: close/i.test(got.slice(0, bytes))
     got = got.slice(bytes)
     since = undefined
-    done(true)
+    if (!isLast) done(true)
   })
   socket.once('error', () => undefined)
   socket.once('close', () => {

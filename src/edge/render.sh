@@ -63,7 +63,7 @@ if [ -s "$certificate" ] || [ -s "$key" ]; then
   done
   [ -n "${PUBLIC_URL:-}" ] || fault "PUBLIC_URL is missing: where the redirect to TLS leads. Example: https://shop.example.org"
   cat >"$out/listen.conf" <<END
-listen ${EDGE_TLS_LISTEN:-8443} ssl;
+listen ${EDGE_TLS_LISTEN:-8443} ssl backlog=4096;
 http2 on;
 ssl_certificate $certificate;
 ssl_certificate_key $key;
@@ -84,7 +84,9 @@ server {
 }
 END
 else
-  printf 'listen %s;\n' "${EDGE_LISTEN:-8080}" >"$out/listen.conf"
+  # A thousand customers who come at the same moment are more than the 511 that nginx lets wait: the others would ask
+  # again after 1, 3 and 7 s. The kernel may allow less (net.core.somaxconn).
+  printf 'listen %s backlog=4096;\n' "${EDGE_LISTEN:-8080}" >"$out/listen.conf"
   : >"$out/redirect.conf"
 fi
 
