@@ -10,7 +10,7 @@ as = SECRETS_DIR="$(SECRETS)/$(1)" $(node) src/commands.ts
 export PORT MAIL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-reset tour admin import export job dlq migrate policy routes check lint format test parity sbom bench chaos hostile version
+.PHONY: help demo demo-reset tour admin import export job dlq migrate policy routes check lint format test parity sbom bench flame chaos hostile version
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ sbom: node_modules/.package-lock.json ## Write what the application is made of, 
 
 bench: node_modules/.package-lock.json ## Measure against bare Node.js and PostgreSQL
 	@$(node) bench/run.ts $(ARGS)
+
+flame: node_modules/.package-lock.json ## Draw where the time of a product list and of an order goes (docs/flame-*.svg)
+	@$(node) bench/flame.ts
 
 chaos: node_modules/.package-lock.json ## Strike every part in every way under load, and compare the ledger (ARGS="--parts nats --faults kill,freeze")
 	@$(node) test/chaos/run.ts $(ARGS)
