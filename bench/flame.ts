@@ -124,6 +124,7 @@ function draw(title: string, all: Stack) {
   place(all, 0, 0)
   const height = (deepest + 1) * row
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 ${-height} ${width} ${height}" font-family="monospace" font-size="10">
+<title>${escaped(title)}</title>
 <rect x="0" y="${-height}" width="${width}" height="${height}" fill="#ffffff"/>
 ${boxes.join('\n')}
 </svg>
@@ -139,6 +140,8 @@ const windows: { role: Role; title: string; file: string; pid?: number; from: nu
   const products = await fillCatalogue(shop.databaseUrl, 1000)
   const customers = await makeCustomers(shop, 8)
   const callers = customers.map((c: Customer): [string, string] => ['Authorization', `Bearer ${c.token}`])
+  // Mails would run beside it; without a mail server their events wait in the stream.
+  await shop.mail.stop()
   const generator = findGenerator(dir, say)
   const run = async (role: Role, title: string, file: string, load: Load) => {
     await generator.run(load, 4, 32)
