@@ -126,13 +126,13 @@ export async function loginByPassword(
   ip: string,
 ): Promise<store.UserRow> {
   const key = failureKey(email, ip)
-  await slowDown(db, key)
+  const hasFailed = await slowDown(db, key)
   const user = await store.userByEmail(db.knex, email)
   if (!(await checkPassword(password, user?.password_hash)) || !user) {
     await failed(db, key, { userId: user?.id, ip, detail: { by: 'password' } })
     throw badCredentials()
   }
-  await store.forgetFailures(db.knex, key)
+  if (hasFailed) await store.forgetFailures(db.knex, key)
   if (!user.email_verified_at)
     throw problem.forbidden(
       'email_unverified',
@@ -181,9 +181,11 @@ const failed = (db: Db, key: Buffer, entry: Omit<store.Entry, 'event'>) =>
     await store.note(trx, { event: 'login.failed', ...entry })
   })
 
-async function slowDown(db: Db, key: Buffer) {
+/** Whether a failure is known. Throws 429 where it is too early to try again. */
+async function slowDown(db: Db, key: Buffer): Promise<boolean> {
   const seconds = await store.secondsToWait(db.knex, key)
-  if (seconds > 0) throw problem.slowDown(seconds)
+  if (seconds) throw problem.slowDown(seconds)
+  return seconds !== undefined
 }
 
 export const badCredentials = () =>

@@ -32,19 +32,15 @@ export async function beginSession(
   const sid = uuid()
   const refreshToken = newSecret()
   const { ip, password } = client
+  const session = { id: sid, user_id: id, ip, user_agent: client.userAgent.slice(0, 300) }
   const by = password === undefined ? 'code' : 'password'
-  const userAgent = client.userAgent.slice(0, 300)
-  const user = await db.knex.transaction(async (trx) => {
-    const user = await store.holdUser(trx, id)
+  for (let expected = by === 'code' ? null : password_hash; ; ) {
+    const user = await store.insertSession(db.knex, session, { tokenHash: sha256(refreshToken), expected, by })
+    if (user?.began) return answer(tokens, user, sid, refreshToken)
     // Another hash may be of the same password, which a login with outdated parameters stores anew.
-    const isSame = password === undefined || user?.password_hash === password_hash
-    if (!user || !(isSame || (await checkPassword(password, user.password_hash)))) throw badCredentials()
-    await store.insertSession(trx, { id: sid, user_id: user.id, ip, user_agent: userAgent }, sha256(refreshToken))
-    const detail = { by, sessionId: sid, userAgent }
-    await store.note(trx, { event: 'login.succeeded', userId: user.id, actor: user.id, ip, detail })
-    return user
-  })
-  return answer(tokens, user, sid, refreshToken)
+    if (!user || !(await checkPassword(password as string, user.password_hash))) throw badCredentials()
+    expected = user.password_hash
+  }
 }
 
 /**

@@ -41,10 +41,6 @@ export const userByEmail = (knex: Knex, email: string): Promise<UserRow | undefi
 export const userById = (knex: Knex, id: string): Promise<UserRow | undefined> =>
   knex('auth.user').first(userColumns).where({ id })
 
-/** The user as they stay until the transaction ends. */
-export const holdUser = (trx: Knex.Transaction, id: string): Promise<UserRow | undefined> =>
-  trx('auth.user').first(userColumns).where({ id }).forShare()
-
 /** Undefined where the address is taken. */
 export async function insertUser(
   knex: Knex,
@@ -187,14 +183,37 @@ export interface SessionRow {
   last_used_at: Date
 }
 
-/** A session of 30 days at most with its first refresh token. */
+/**
+ * Begins a session of 30 days at most, with its first refresh token, and adds it to the audit, all in one statement. The
+ * user is held meanwhile: `began` is false where the password is another one than expected, if one is.
+ */
 export async function insertSession(
-  trx: Knex.Transaction,
+  knex: Knex,
   session: Pick<SessionRow, 'id' | 'user_id' | 'ip' | 'user_agent'>,
-  tokenHash: Buffer,
-) {
-  await trx('auth.session').insert({ ...session, expires_at: trx.raw(`now() + interval '30 days'`) })
-  await trx('auth.refresh_token').insert({ token_hash: tokenHash, session_id: session.id })
+  { tokenHash, expected, by }: { tokenHash: Buffer; expected: string | null; by: 'password' | 'code' },
+): Promise<(UserRow & { began: boolean }) | undefined> {
+  const detail = { by, sessionId: session.id, userAgent: session.user_agent }
+  const { rows } = await knex.raw(
+    `with held as materialized (
+       select ${userColumns.join()} from auth."user" where id = ? for share
+     ), begun as (
+       insert into auth.session (id, user_id, ip, user_agent, expires_at)
+       select ?, id, ?, ?, now() + interval '30 days' from held where password_hash = ?::text or ?::text is null
+       returning id, user_id, ip
+     ), token as (
+       insert into auth.refresh_token (token_hash, session_id) select ?, id from begun
+     ), noted as (
+       insert into auth.audit (event, user_id, actor, ip, detail)
+       select 'login.succeeded', user_id, user_id, ip, ?::jsonb from begun
+     )
+     select held.*, exists (select from begun) as began from held`,
+    [
+      session.user_id,
+      ...[session.id, session.ip, session.user_agent, expected, expected],
+      ...[tokenHash, JSON.stringify(detail)],
+    ],
+  )
+  return rows[0]
 }
 
 const liveSession = `s.revoked_at is null and s.expires_at > now() and s.last_used_at > now() - interval '7 days'`
@@ -249,14 +268,18 @@ const revokedText = {
 /** Sessions revoked in the last `seconds`. */
 export const revokedSince = (db: Db, seconds: number) => db.run<{ id: string }>(revokedText, [seconds])
 
-/** Seconds until this account may be tried again from this address: after five failures in 15 min, 1, 2, 4 … 60 s. */
-export async function secondsToWait(knex: Knex, key: Buffer): Promise<number> {
+/**
+ * Seconds until this account may be tried again from this address: after five failures in 15 min, 1, 2, 4 … 60 s.
+ * Undefined where nothing is known of a failure.
+ */
+export async function secondsToWait(knex: Knex, key: Buffer): Promise<number | undefined> {
   const { rows } = await knex.raw(
-    `select ceil(extract(epoch from last_at - now()) + least(60, 2 ^ least(failures - 5, 6)))::int as wait
-     from auth.login_failure where key = ? and failures >= 5 and began_at > now() - interval '15 minutes'`,
+    `select case when failures >= 5 and began_at > now() - interval '15 minutes'
+       then ceil(extract(epoch from last_at - now()) + least(60, 2 ^ least(failures - 5, 6)))::int else 0 end as wait
+     from auth.login_failure where key = ?`,
     [key],
   )
-  return Math.max(0, rows[0]?.wait ?? 0)
+  return rows[0] && Math.max(0, rows[0].wait)
 }
 
 export const noteFailure = (knex: Knex, key: Buffer) =>

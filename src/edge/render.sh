@@ -18,9 +18,9 @@ upstream() {
   [ -n "$2" ] || fault "$(printf %s "$1" | tr '[:lower:]' '[:upper:]')_UPSTREAM is missing: host:port of the role $1. Example: $1:3000"
   # A replica that breaks connections is left alone for as long as its DNS record may outlive it. Three of them: after a
   # single one, a replica that only hiccups would leave a request whose other replica has just gone with none at all.
-  # More than 128 at once in a replica, of one thread each, only wait for one another: they are refused here, at once and
+  # More than 256 at once in a replica, of one thread each, only wait for one another: they are refused here, at once and
   # cheaply, with 503 and Retry-After.
-  printf 'upstream %s { zone %s 128k; server %s%s max_conns=128 max_fails=3 fail_timeout=2s; keepalive 64; keepalive_requests 100000; }\n' \
+  printf 'upstream %s { zone %s 128k; server %s%s max_conns=256 max_fails=3 fail_timeout=2s; keepalive 64; keepalive_requests 100000; }\n' \
     "$1" "$1" "$2" "${EDGE_RESOLVER:+ resolve}"
 }
 
