@@ -4,7 +4,7 @@ import { join, relative } from 'node:path'
 import { memoryEnv, startShop } from '../src/embedded/shop.ts'
 import type { Role } from '../src/platform/config.ts'
 import { findGenerator, type Load } from './load.ts'
-import { type Customer, fillCatalogue, makeCustomers } from './setup.ts'
+import { type Customer, fillCatalogue, makeCustomers, timeOf } from './setup.ts'
 
 /**
  * `make flame`: where a role's time goes in GET /product and in POST /order, under load through the edge: a flame graph of
@@ -38,7 +38,8 @@ function partOf({ url, functionName }: Frame) {
   const found = /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(url)?.[1]
   if (found) return found
   if (url.startsWith('file://')) return relative(root, new URL(url).pathname)
-  return functionName === '(garbage collector)' ? 'garbage collection' : 'Node.js'
+  if (functionName === '(garbage collector)') return 'garbage collection'
+  return /^write(v|Buffer|\w+String)$/.test(functionName) ? 'writing to sockets' : 'Node.js'
 }
 
 /** The stacks of a profile between two moments (µs), without the time that the process waits. */
@@ -90,6 +91,7 @@ const colours: [RegExp, string][] = [
   [/^src\//, '#7cc47f'],
   [/^garbage/, '#e8806f'],
   [/^Node/, '#c9ccd1'],
+  [/^writing/, '#f0a35e'],
   [/^pg/, '#7fb2e5'],
   [/koa/, '#f2c14e'],
   [/./, '#cda2dd'],
@@ -134,7 +136,7 @@ ${boxes.join('\n')}
 const profiles = join(dir, 'profiles')
 mkdirSync(profiles)
 const options = `${memoryEnv.NODE_OPTIONS} --cpu-prof --cpu-prof-dir=${profiles} --cpu-prof-interval=500`
-const windows: { role: Role; title: string; file: string; pid?: number; from: number; to: number; rate: number }[] = []
+const windows: { title: string; file: string; pid?: number; from: number; to: number; cost: number }[] = []
 {
   await using shop = await startShop({ dir: join(dir, 'shop'), say, env: { NODE_OPTIONS: options } })
   const products = await fillCatalogue(shop.databaseUrl, 1000)
@@ -145,10 +147,12 @@ const windows: { role: Role; title: string; file: string; pid?: number; from: nu
   const generator = findGenerator(dir, say)
   const run = async (role: Role, title: string, file: string, load: Load) => {
     await generator.run(load, 4, 32)
-    const from = Number(process.hrtime.bigint() / 1000n)
+    const { pid } = shop.roles[role]
+    const [from, before] = [Number(process.hrtime.bigint() / 1000n), timeOf(pid)]
     const { rate } = await generator.run(load, seconds, 32)
     const to = Number(process.hrtime.bigint() / 1000n)
-    windows.push({ role, title, file, pid: shop.roles[role].pid, from, to, rate })
+    const cost = (timeOf(pid) - before) / (rate * seconds)
+    windows.push({ title, file, pid, from, to, cost })
   }
   await run('products', 'GET /product?limit=20', 'flame-list.svg', { url: `${shop.url}/product?limit=20` })
   await run('orders', 'POST /order', 'flame-order.svg', {
@@ -156,10 +160,10 @@ const windows: { role: Role; title: string; file: string; pid?: number; from: nu
     orders: { callers, products: products.slice(0, 200) },
   })
 }
-for (const { title, file, pid, from, to, rate } of windows) {
+for (const { title, file, pid, from, to, cost } of windows) {
   const name = readdirSync(profiles).find((profile) => profile.split('.')[3] === String(pid)) as string
   const all = stacksOf(JSON.parse(readFileSync(join(profiles, name), 'utf8')), from, to)
   writeFileSync(join(root, 'docs', file), draw(`${title}, ${seconds} s`, all))
-  say(`\n${title}: ${(all.time / (rate * seconds)).toFixed(0)} µs of the role's processor time each (docs/${file})`)
+  say(`\n${title}: ${cost.toFixed(0)} µs of the role's processor time each (docs/${file})`)
   for (const [part, share] of sharesOf(all).slice(0, 14)) say(`  ${(share * 100).toFixed(1).padStart(5)} %  ${part}`)
 }

@@ -315,6 +315,15 @@ export function ownMemoryOf(pid: number | undefined): number | undefined {
   return existsSync(file) ? Number(/^Pss:\s+(\d+)/m.exec(readFileSync(file, 'utf8'))?.[1]) / 1024 : undefined
 }
 
+/** Microseconds of processor time that a process has taken; NaN where there is no /proc. */
+export function timeOf(pid: number | undefined): number {
+  const file = `/proc/${pid}/stat`
+  if (!existsSync(file)) return Number.NaN
+  // From the third field on, behind the name: user and system time in hundredths of a second.
+  const fields = readFileSync(file, 'utf8').split(') ')[1]?.split(' ') ?? []
+  return (Number(fields[11]) + Number(fields[12])) * 10_000
+}
+
 /** Milliseconds that 8 KiB take to be on the disk of `dir`, the median of 50: the floor of a commit. */
 export function syncTime(dir: string): number {
   const fd = openSync(join(dir, 'sync'), 'w')
