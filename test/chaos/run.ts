@@ -21,6 +21,8 @@ const { values } = parseArgs({
     faults: { type: 'string', default: faults.join() },
     /** Minutes of two faults at a time; 10 on embedded parts, none elsewhere. */
     pairs: { type: 'string' },
+    /** Leaves out what strikes alone. */
+    'only-pairs': { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' },
     /** A file for the table. */
     out: { type: 'string' },
@@ -119,7 +121,7 @@ try {
         if (reason) left.push(`${part} ${fault} (${reason})`)
         else possible.push({ part, fault })
       }
-    for (const strike of possible) if (!stop.signal.aborted) await perform([strike])
+    for (const strike of values['only-pairs'] ? [] : possible) if (!stop.signal.aborted) await perform([strike])
 
     const next = random(Number(values.seed))
     const end = Date.now() + Number(values.pairs ?? (values.on === 'embedded' ? 10 : 0)) * 60_000
