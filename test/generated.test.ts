@@ -28,5 +28,6 @@ test('the OpenAPI document, the example of each body and answer → fits the sch
 
 test('the roles on a bare machine → run with the environment of the image', (t) => {
   const dockerfile = readFileSync(join(import.meta.dirname, '../Dockerfile'), 'utf8')
-  for (const [name, value] of Object.entries(memoryEnv)) t.true(dockerfile.includes(`${name}=${value}`), name)
+  for (const [name, value] of Object.entries(memoryEnv))
+    t.true(dockerfile.includes(`${name}=${/ /.test(value) ? `"${value}"` : value}`), name)
 })
