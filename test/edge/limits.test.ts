@@ -1,5 +1,5 @@
 import test from 'ava'
-import { useShop } from '../support/shop.ts'
+import { eventually, useShop } from '../support/shop.ts'
 
 // Two sign-ins and one mail of a burst, and hardly any more: what a client may do in a moment.
 const limits = { EDGE_SIGN_IN_RATE: '1r/m', EDGE_SIGN_IN_BURST: '2', EDGE_MAIL_RATE: '1r/m', EDGE_MAIL_BURST: '1' }
@@ -31,3 +31,22 @@ test('mails asked for by one address beyond its limit, on whatever path → 429;
   t.deepEqual(statuses, [202, 202, 429])
   t.is((await askForMail('192.0.2.4', '/auth/password/forgot')).status, 202)
 })
+
+// Serial, so that it has the role for itself.
+test.serial(
+  'more at once than a replica is asked, which stands still → 256 wait for it, the rest get 503 with Retry-After at once',
+  async (t) => {
+    await shop.roles.auth.kill('SIGSTOP')
+    const asked = Array.from({ length: 300 }, () => shop.call('GET', '/.well-known/jwks.json'))
+    const refused: Awaited<(typeof asked)[number]>[] = []
+    for (const answer of asked) void answer.then((one) => one.status === 503 && refused.push(one))
+    await eventually('all that is too much is refused', async () => refused.length === 300 - 256)
+    await shop.roles.auth.kill('SIGCONT')
+    const statuses = (await Promise.all(asked)).map(({ status }) => status)
+    t.is(statuses.filter((status) => status === 200).length, 256)
+    for (const { body, headers } of refused) {
+      t.is(body.code, 'unavailable')
+      t.true(Number(headers['retry-after']) > 0)
+    }
+  },
+)
