@@ -50,7 +50,7 @@ export function openBus({ name, c, log }: BusOptions): Bus {
     timeout: Math.max(connectTimeout, 5000),
     waitOnFirstConnect: true,
     maxReconnectAttempts: -1,
-    reconnectTimeWait: 250,
+    reconnectDelayHandler: reconnectDelay(),
     // A frozen server is noticed after two missed pings.
     pingInterval: 5000,
     maxPingOut: 2,
@@ -85,6 +85,26 @@ export function openBus({ name, c, log }: BusOptions): Bus {
       if (up) await current.drain().catch((err) => log.warn({ err }, 'bus drain failed'))
       else await current.close()
     },
+  }
+}
+
+/**
+ * Milliseconds until a server is tried again. The client counts them by the wall clock (nats 2.29): put back by an hour, it
+ * would not try again for an hour. So what it was put back is taken off, for as many tries as a cluster may have servers.
+ */
+function reconnectDelay() {
+  const shift = () => Date.now() - performance.now()
+  let last = shift()
+  let back = 0
+  let tries = 0
+  return () => {
+    const now = shift()
+    if (last - now > 100) {
+      back = last - now
+      tries = 16
+    }
+    last = now
+    return tries > 0 && tries-- ? 250 - back : 250
   }
 }
 
