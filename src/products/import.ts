@@ -61,8 +61,9 @@ export async function importCatalogue(knex: Knex, source: Readable, { format, on
     if (!read.success) return refuse(entry.line, read.error.issues.map(faultOf).join('; '))
     const first = firstLineOf(read.data.sku, entry.line)
     if (first !== undefined) return refuse(entry.line, `sku: ${read.data.sku} is in line ${first} already`)
-    // Its own source of randomness costs uuid a sixth of the time of a line.
-    batch.push({ ...read.data, id: newId({ random: randomBytes(16) }) })
+    // uuid's own source of randomness costs a sixth of the time of a line. Given another, uuid counts nothing within a
+    // millisecond, so the line does: a list of the newest keeps the order of the file.
+    batch.push({ ...read.data, id: newId({ random: randomBytes(16), seq: entry.line }) })
   }
   const flush = async () => {
     if (writing.size === 2) await Promise.race(writing)
