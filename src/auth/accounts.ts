@@ -126,8 +126,7 @@ export async function loginByPassword(
   ip: string,
 ): Promise<store.UserRow> {
   const key = failureKey(email, ip)
-  const hasFailed = await slowDown(db, key)
-  const user = await store.userByEmail(db.knex, email)
+  const [hasFailed, user] = await Promise.all([slowDown(db, key), store.accountOf(db, email)])
   if (!(await checkPassword(password, user?.password_hash)) || !user) {
     await failed(db, key, { userId: user?.id, ip, detail: { by: 'password' } })
     throw badCredentials()
@@ -171,7 +170,7 @@ export async function loginByCode(
   })
   relay.wake()
   if (user) return user
-  await failed(db, key, { userId: (await store.userByEmail(db.knex, email))?.id, ip, detail: { by: 'code' } })
+  await failed(db, key, { userId: (await store.accountOf(db, email))?.id, ip, detail: { by: 'code' } })
   throw badCredentials()
 }
 
@@ -183,7 +182,7 @@ const failed = (db: Db, key: Buffer, entry: Omit<store.Entry, 'event'>) =>
 
 /** Whether a failure is known. Throws 429 where it is too early to try again. */
 async function slowDown(db: Db, key: Buffer): Promise<boolean> {
-  const seconds = await store.secondsToWait(db.knex, key)
+  const seconds = await store.secondsToWait(db, key)
   if (seconds) throw problem.slowDown(seconds)
   return seconds !== undefined
 }

@@ -16,7 +16,7 @@ import { accessTokens } from './tokens.ts'
 
 export async function start({ env, log, stack, stopping, table }: Process) {
   const c = config('auth', env)
-  const db = stack.use(openDb({ role: 'auth', c, log }))
+  const db = stack.use(openDb({ role: 'auth', c, lanes: 4, log }))
   const bus = stack.use(openBus({ name: 'auth', c, log }))
   const relay = stack.use(startRelay({ db, schema: 'auth', bus, log }))
   const objects = stack.use(openObjects(c))

@@ -35,7 +35,7 @@ export async function beginSession(
   const session = { id: sid, user_id: id, ip, user_agent: client.userAgent.slice(0, 300) }
   const by = password === undefined ? 'code' : 'password'
   for (let expected = by === 'code' ? null : password_hash; ; ) {
-    const user = await store.insertSession(db.knex, session, { tokenHash: sha256(refreshToken), expected, by })
+    const user = await store.insertSession(db, session, { tokenHash: sha256(refreshToken), expected, by })
     if (user?.began) return answer(tokens, user, sid, refreshToken)
     // Another hash may be of the same password, which a login with outdated parameters stores anew.
     if (!user || !(await checkPassword(password as string, user.password_hash))) throw badCredentials()

@@ -1,5 +1,5 @@
 import type { Picture } from '../events.ts'
-import type { Db, Knex } from '../platform/db.ts'
+import type { Db, Knex, Statement } from '../platform/db.ts'
 
 export interface UserRow {
   id: string
@@ -37,6 +37,10 @@ const mailsADay: Record<Purpose, number> = { verify: 5, login: 20, reset: 5, not
 
 export const userByEmail = (knex: Knex, email: string): Promise<UserRow | undefined> =>
   knex('auth.user').first(userColumns).where({ email })
+
+const account: Statement = { name: 'account', text: `select ${userColumns.join()} from auth."user" where email = $1` }
+/** As `userByEmail`, outside of a transaction. */
+export const accountOf = async (db: Db, email: string) => (await db.run<UserRow>(account, [email]))[0]
 
 export const userById = (knex: Knex, id: string): Promise<UserRow | undefined> =>
   knex('auth.user').first(userColumns).where({ id })
@@ -188,32 +192,32 @@ export interface SessionRow {
  * user is held meanwhile: `began` is false where the password is another one than expected, if one is.
  */
 export async function insertSession(
-  knex: Knex,
+  db: Db,
   session: Pick<SessionRow, 'id' | 'user_id' | 'ip' | 'user_agent'>,
   { tokenHash, expected, by }: { tokenHash: Buffer; expected: string | null; by: 'password' | 'code' },
 ): Promise<(UserRow & { began: boolean }) | undefined> {
-  const detail = { by, sessionId: session.id, userAgent: session.user_agent }
-  const { rows } = await knex.raw(
-    `with held as materialized (
-       select ${userColumns.join()} from auth."user" where id = ? for share
-     ), begun as (
-       insert into auth.session (id, user_id, ip, user_agent, expires_at)
-       select ?, id, ?, ?, now() + interval '30 days' from held where password_hash = ?::text or ?::text is null
-       returning id, user_id, ip
-     ), token as (
-       insert into auth.refresh_token (token_hash, session_id) select ?, id from begun
-     ), noted as (
-       insert into auth.audit (event, user_id, actor, ip, detail)
-       select 'login.succeeded', user_id, user_id, ip, ?::jsonb from begun
-     )
-     select held.*, exists (select from begun) as began from held`,
-    [
-      session.user_id,
-      ...[session.id, session.ip, session.user_agent, expected, expected],
-      ...[tokenHash, JSON.stringify(detail)],
-    ],
-  )
-  return rows[0]
+  const { id, user_id, ip, user_agent } = session
+  const detail = { by, sessionId: id, userAgent: user_agent }
+  const values = [user_id, expected, id, ip, user_agent, tokenHash, JSON.stringify(detail)]
+  return (await db.run<UserRow & { began: boolean }>(beginning, values))[0]
+}
+
+const beginning: Statement = {
+  name: 'insert_session',
+  text: `
+    with held as materialized (
+      select ${userColumns.join()} from auth."user" where id = $1 for share
+    ), begun as (
+      insert into auth.session (id, user_id, ip, user_agent, expires_at)
+      select $3, id, $4, $5, now() + interval '30 days' from held where password_hash = $2::text or $2::text is null
+      returning id, user_id, ip
+    ), token as (
+      insert into auth.refresh_token (token_hash, session_id) select $6, id from begun
+    ), noted as (
+      insert into auth.audit (event, user_id, actor, ip, detail)
+      select 'login.succeeded', user_id, user_id, ip, $7::jsonb from begun
+    )
+    select held.*, exists (select from begun) as began from held`,
 }
 
 const liveSession = `s.revoked_at is null and s.expires_at > now() and s.last_used_at > now() - interval '7 days'`
@@ -272,14 +276,16 @@ export const revokedSince = (db: Db, seconds: number) => db.run<{ id: string }>(
  * Seconds until this account may be tried again from this address: after five failures in 15 min, 1, 2, 4 … 60 s.
  * Undefined where nothing is known of a failure.
  */
-export async function secondsToWait(knex: Knex, key: Buffer): Promise<number | undefined> {
-  const { rows } = await knex.raw(
-    `select case when failures >= 5 and began_at > now() - interval '15 minutes'
-       then ceil(extract(epoch from last_at - now()) + least(60, 2 ^ least(failures - 5, 6)))::int else 0 end as wait
-     from auth.login_failure where key = ?`,
-    [key],
-  )
-  return rows[0] && Math.max(0, rows[0].wait)
+export async function secondsToWait(db: Db, key: Buffer): Promise<number | undefined> {
+  const [row] = await db.run<{ wait: number }>(waiting, [key])
+  return row && Math.max(0, row.wait)
+}
+const waiting: Statement = {
+  name: 'seconds_to_wait',
+  text: `
+    select case when failures >= 5 and began_at > now() - interval '15 minutes'
+      then ceil(extract(epoch from last_at - now()) + least(60, 2 ^ least(failures - 5, 6)))::int else 0 end as wait
+    from auth.login_failure where key = $1`,
 }
 
 export const noteFailure = (knex: Knex, key: Buffer) =>
