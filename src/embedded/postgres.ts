@@ -44,7 +44,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     listen_addresses: '127.0.0.1',
     port: String(port),
     unix_socket_directories: '',
-    shared_buffers: '128MB',
+    shared_buffers: '256MB',
     max_connections: '200',
     log_timezone: 'UTC',
     timezone: 'UTC',

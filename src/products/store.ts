@@ -343,13 +343,15 @@ export async function stockOf(knex: Knex, id: string): Promise<number | undefine
 
 /**
  * Adds or changes products by sku, each sku at most once, in one statement. One that is as told already is not
- * written, so that its version stays. Returns how many were created and how many changed.
+ * written, so that its version stays. Returns how many were created and how many changed; they are on the disk only
+ * after `flushCommits`.
  */
 export async function upsertProducts(knex: Knex, products: (ImportedProduct & { id: string })[]) {
   const { rows } = await knex.raw(
     `with input as materialized (
-       select * from json_to_recordset(?::json) as line (id uuid, sku text, name text, description text, category text,
-         price bigint, currency text, stock integer)
+       select line.* from set_config('synchronous_commit', 'off', true),
+         json_to_recordset(?::json) as line (id uuid, sku text, name text, description text, category text,
+           price bigint, currency text, stock integer)
      ), known as materialized (
        select input.sku, p.id, s.on_hand,
          (p.name, p.description, p.category, p.price, p.currency)
@@ -386,6 +388,9 @@ export async function upsertProducts(knex: Knex, products: (ImportedProduct & { 
   const { created, touched } = rows[0] as { created: number; touched: number }
   return { created, changed: touched - created }
 }
+
+/** Returns once all that was committed before is on the disk: a commit takes those before it along, if it writes anything. */
+export const flushCommits = (knex: Knex) => knex.raw("select pg_logical_emit_message(true, 'bodega', 'flush')")
 
 /** Up to `limit` live products with their stock, in order of id after `after`; an empty one is before all. */
 export async function exportPage(trx: Knex.Transaction, after: string, limit: number) {
