@@ -49,6 +49,8 @@ export function openBus({ name, c, log }: BusOptions): Bus {
     // gives the attempt up and leaves its connection open, and every message comes twice (seen with nats 2.29).
     timeout: Math.max(connectTimeout, 5000),
     waitOnFirstConnect: true,
+    // Else each event published makes two errors with a stack, for the case that one is needed.
+    noAsyncTraces: true,
     maxReconnectAttempts: -1,
     reconnectDelayHandler: reconnectDelay(),
     // A frozen server is noticed after two missed pings.
