@@ -48,6 +48,6 @@ export async function start({ env, log, stack, stopping }: Process) {
     }),
   )
   // Last, so that a stop ends the taking of messages first.
-  stack.use(consume(bus, 'mailer', { concurrency: 32, handle, log }))
+  stack.use(consume(bus, 'mailer', { concurrency: 64, handle, log }))
   await announceReady(checks, log, stopping)
 }

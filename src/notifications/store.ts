@@ -39,26 +39,14 @@ export const rememberRecipient = (db: Db, stage: Stage, { userId, email, name, l
 /** Seconds that a claim holds; shorter than the bus waits before it delivers again (30 s), so that a dead claim never stands in the way. */
 const lease = 25
 
-// A lost claim costs nothing (the message comes again), so its commit does not wait for the disk.
-const claim: Statement = {
-  name: 'claim_mail',
-  text: `
-    with claimed as (
-      insert into notifications.mail_delivery as known (event_id, kind, claimed_by, claimed_until)
-      select $1, $2, $3, now() + interval '${lease} seconds' from set_config('synchronous_commit', 'off', true)
-      on conflict on constraint mail_delivery_pkey do update set
-        claimed_by = excluded.claimed_by, claimed_until = excluded.claimed_until, claims = known.claims + 1
-      where known.sent_at is null and (known.claimed_until < now() or known.claimed_by = excluded.claimed_by)
-      returning true
-    )
-    select
-      exists (select from claimed) as claimed,
-      exists (select from notifications.mail_delivery where event_id = $1 and sent_at is not null) as sent,
-      recipient.email, recipient.name, recipient.locale
-    from (values (true)) as one
-    left join notifications.recipient on recipient.user_id = $4`,
+/** The mail of an event, in the hands of one delivery of it. */
+export interface Claimant {
+  /** The event's. */
+  id: string
+  kind: string
+  owner: string
+  userId: string
 }
-
 export interface Claim {
   claimed: boolean
   /** The mail has been accepted before; there is nothing left to do. */
@@ -69,26 +57,60 @@ export interface Claim {
   locale: string | null
 }
 
-/**
- * Claims the mail of an event for `owner` for 25 s: unless it is sent, or another holds it. Claiming again prolongs.
- * Answers with what is known of the user, so that it costs no round trip of its own.
- */
-export async function claimMail(db: Db, eventId: string, kind: string, owner: string, userId: string) {
-  const [row] = await db.run<Claim>(claim, [eventId, kind, owner, userId])
-  return row as Claim
+// A lost claim costs nothing (the message comes again), so its commit does not wait for the disk. Rows in order, so that
+// two statements never wait for each other; of two deliveries of one event at once the first has it.
+const claim: Statement = {
+  name: 'claim_mails',
+  text: `
+    with mail as materialized (
+      select * from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[])
+        with ordinality as mail (event_id, kind, owner, user_id, place)
+    ), claimed as (
+      insert into notifications.mail_delivery as known (event_id, kind, claimed_by, claimed_until)
+      select distinct on (event_id) event_id, kind, owner, now() + interval '${lease} seconds'
+      from mail, set_config('synchronous_commit', 'off', true)
+      order by event_id, place
+      on conflict on constraint mail_delivery_pkey do update set
+        claimed_by = excluded.claimed_by, claimed_until = excluded.claimed_until, claims = known.claims + 1
+      where known.sent_at is null and (known.claimed_until < now() or known.claimed_by = excluded.claimed_by)
+      returning event_id, claimed_by
+    )
+    select claimed.event_id is not null as claimed, coalesce(known.sent, false) as sent,
+      recipient.email, recipient.name, recipient.locale
+    from mail
+    left join claimed on claimed.event_id = mail.event_id and claimed.claimed_by = mail.owner
+    -- Row by row through the index: a plan made while the tables were small would read them whole when they are large.
+    left join lateral (
+      select sent_at is not null as sent from notifications.mail_delivery where event_id = mail.event_id limit 1
+    ) known on true
+    left join lateral (
+      select email, name, locale from notifications.recipient where user_id = mail.user_id limit 1
+    ) recipient on true
+    order by mail.place`,
 }
+
+/**
+ * Claims the mails of events for their owners for 25 s: unless one is sent, or another holds it. Claiming again prolongs.
+ * Answers with what is known of the users, so that it costs no round trip of its own.
+ */
+export const claimMails = (db: Db, all: Claimant[]) =>
+  db.run<Claim>(claim, columns(all, 'id', 'kind', 'owner', 'userId'))
 
 // Makes the row where a crash of the database has taken the claim with it.
 const sent: Statement = {
-  name: 'mark_mail_sent',
+  name: 'mark_mails_sent',
   text: `
     insert into notifications.mail_delivery as known (event_id, kind, claimed_by, claimed_until, sent_at)
-    values ($1, $2, $3, now(), now())
+    select distinct on (event_id) event_id, kind, owner, now(), now()
+    from unnest($1::text[], $2::text[], $3::uuid[]) as mail (event_id, kind, owner)
+    order by event_id
     on conflict on constraint mail_delivery_pkey do update set sent_at = now() where known.sent_at is null`,
 }
-/** The mail server has taken the mail: from here on the event never becomes a mail again. */
-export const markMailSent = (db: Db, eventId: string, kind: string, owner: string) =>
-  db.run(sent, [eventId, kind, owner])
+/** The mail server has taken the mails: from here on their events never become mails again. */
+export const markMailsSent = (db: Db, all: Claimant[]) =>
+  db.run(sent, columns(all, 'id', 'kind', 'owner')).then(() => all.map(() => undefined))
+
+const columns = (all: Claimant[], ...names: (keyof Claimant)[]) => names.map((name) => all.map((one) => one[name]))
 
 const release: Statement = {
   name: 'release_mail',
@@ -97,7 +119,7 @@ const release: Statement = {
     where event_id = $1 and claimed_by = $2 and sent_at is null`,
 }
 /** Gives a claim back, so that the next delivery of the message need not wait for its end. */
-export const releaseMail = (db: Db, eventId: string, owner: string) => db.run(release, [eventId, owner])
+export const releaseMail = (db: Db, { id, owner }: Claimant) => db.run(release, [id, owner])
 
 /**
  * Claims a run of `job` at `slot` for `leaseMs`; false where another has it or had it. A claim whose lease is over

@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { headers } from 'nats'
@@ -57,6 +57,19 @@ test.serial('an error at every delivery → given up after maxDeliver of them, w
   t.is(await metric('bus_messages_total', { consumer: 'mailer', result: 'nak' }), 2)
   t.is(await metric('bus_messages_total', { consumer: 'mailer', result: 'term' }), 1)
   t.is(copiesOf(id), 0)
+  await dlq('drop', number)
+})
+
+test.serial('a mail that cannot be recorded, among 30 → they are sent at once, and it alone is given up', async (t) => {
+  await shop.roles.notifications.stop()
+  // Longer than an entry of an index may be. They are recorded together, so it could take the others with it.
+  const ids = [...Array.from({ length: 30 }, () => randomUUID()), randomBytes(2000).toString('hex')]
+  await publish(ids.map((id) => ({ subject: 'msg.user.password_changed', data: person('en'), id })))
+  await shop.roles.notifications.restart()
+  for (const id of ids.slice(0, 30)) await mailOf(id)
+  const number = await letterWith('given up after 3 deliveries: index row size')
+  t.is(await metric('bus_messages_total', { consumer: 'mailer', result: 'ack' }), 30)
+  t.is(await metric('bus_messages_total', { consumer: 'mailer', result: 'nak' }), 2)
   await dlq('drop', number)
 })
 
