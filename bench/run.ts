@@ -143,6 +143,13 @@ const alone = (what: string, name: string, target: { load: () => Load; status?: 
 })
 const search = '/product?limit=20&q=copper+kettle'
 const logins = customers.map(({ email, password }) => JSON.stringify({ email, password }))
+/** The generator leaves with 32 passwords still to be hashed, half a second of both cores: they come before one more. */
+const loginAt = (url: string) => ({
+  load: () => ({ url, bodies: logins }),
+  after: async () => {
+    await fetch(url, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: logins[0] })
+  },
+})
 const get = (url: string, headers?: Record<string, string>) => ({ load: () => ({ url, headers }), status: 200 })
 
 const targets = {
@@ -182,12 +189,12 @@ const targets = {
   bareLogin: {
     group: 'login',
     name: 'bare: argon2id alone',
-    load: () => ({ url: `${barePasswords}/`, bodies: logins }),
+    ...loginAt(`${barePasswords}/`),
   },
   roleLogin: {
     group: 'login',
     name: 'at the role',
-    load: () => ({ url: `${shop.roles.auth.url}/auth/login`, bodies: logins }),
+    ...loginAt(`${shop.roles.auth.url}/auth/login`),
   },
   listSmall: alone('list', 'of 1,000 products', get(productsRole.url + list)),
   listLarge: alone('list', `of ${many} products`, get(large.role.url + list)),
