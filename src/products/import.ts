@@ -75,6 +75,12 @@ export async function importCatalogue(knex: Knex, source: Readable, { format, on
     batch = []
   }
 
+  const finish = async () => {
+    await flush()
+    await Promise.all(writing)
+    await flushCommits(knex)
+  }
+
   const chunks = linesOf(source, counts)
   try {
     for await (const entries of format === 'csv' ? csvEntries(chunks) : jsonEntries(chunks))
@@ -82,15 +88,14 @@ export async function importCatalogue(knex: Knex, source: Readable, { format, on
         take(entry)
         if (batch.length === 1000) await flush()
       }
-    await flush()
-    await Promise.all(writing)
+    await finish()
   } catch (error) {
-    if (error instanceof UnreadableFile) await flush()
-    await Promise.allSettled(writing)
-    if (error instanceof UnreadableFile) await flushCommits(knex)
+    // What was read before the fault is imported; where that fails, it is what there is to tell.
+    if (error instanceof UnreadableFile) await finish()
     throw error
+  } finally {
+    await Promise.allSettled(writing)
   }
-  await flushCommits(knex)
   return counts
 }
 
