@@ -143,7 +143,7 @@ const alone = (what: string, name: string, target: { load: () => Load; status?: 
 })
 const search = '/product?limit=20&q=copper+kettle'
 const logins = customers.map(({ email, password }) => JSON.stringify({ email, password }))
-/** The generator leaves with 32 passwords still to be hashed, half a second of both cores: they come before one more. */
+/** The generator leaves with 32 passwords still to be hashed, 0.4 s of both cores: they come before one more. */
 const loginAt = (url: string) => ({
   load: () => ({ url, bodies: logins }),
   after: async () => {

@@ -37,6 +37,7 @@ roll_role() {
     [[ " ${old[*]} ${new[*]:-} " == *" $id "* ]] || made+=("$id")
   done
   if ! healthy $wait_seconds "${made[@]}"; then
+    # It may be gone already, and what is said below counts.
     docker logs --tail 20 "${made[0]}" >&2 || true
     docker rm -f "${made[@]}" >/dev/null
     die "the new $service does not become healthy, see its last words above; the old one goes on" "next: correct it and run this again, or make rollback"

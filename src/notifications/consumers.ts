@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { Counter } from 'prom-client'
 import { events, type Payload, type Subject } from '../events.ts'
 import { type Message, NotYet, Permanent } from '../platform/bus.ts'
-import { type Db, outOfReach, together } from '../platform/db.ts'
+import { batched, type Db, outOfReach } from '../platform/db.ts'
 import type { Logger } from '../platform/log.ts'
 import { registry } from '../platform/metrics.ts'
 import { type Composer, type Draft, drafts, topics } from './compose.ts'
@@ -58,8 +58,8 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
 
   // A line of a mail holds these facts and no secret; to look for one in it would take a twentieth of a mail's time.
   const lines = log.child({}, { redact: [] })
-  const claimMail = together((all: Claimant[]) => claimMails(db, all))
-  const markMailSent = together((all: Claimant[]) => markMailsSent(db, all))
+  const claimMail = batched((all: Claimant[]) => claimMails(db, all))
+  const markMailSent = batched((all: Claimant[]) => markMailsSent(db, all))
 
   /** Does work that the database must answer; waits where it is out of reach. */
   async function stored<T>(work: () => Promise<T>): Promise<T> {

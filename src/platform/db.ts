@@ -179,7 +179,7 @@ function openLane(connection: pg.ClientConfig, patience: number, log: Logger): L
  * next run together. `run` answers in the order it was asked. Where it fails by the database's judgement, each call is run
  * alone, so that a bad one takes no other with it.
  */
-export function together<In, Out>(run: (all: In[]) => Promise<Out[]>): (one: In) => Promise<Out> {
+export function batched<In, Out>(run: (all: In[]) => Promise<Out[]>): (one: In) => Promise<Out> {
   let asked: { one: In; resolve(answer: Out): void; reject(error: unknown): void }[] = []
   let running = false
   const go = async () => {
