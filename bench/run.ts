@@ -234,7 +234,12 @@ for (const name of names) await measure(name, 1)
 
 const samples = Object.fromEntries(names.map((name) => [name, [] as Sample[]])) as Record<Name, Sample[]>
 /** Requests at set moments, so many times as often as the target's connections of this round got answers. */
-const half: Record<'edgeList' | 'edgeOrder', PacedSample[]> = { edgeList: [], edgeOrder: [] }
+const half: Record<'bareList' | 'edgeList' | 'bareOrder' | 'edgeOrder', PacedSample[]> = {
+  bareList: [],
+  edgeList: [],
+  bareOrder: [],
+  edgeOrder: [],
+}
 const over: (PacedSample & { grown: number })[] = []
 const pace = async (name: keyof typeof half, times: number) => {
   const top = (samples[name].at(-1) as Sample).rate
@@ -247,7 +252,7 @@ for (let round = 1; round <= rounds; round++) {
   await signIn(shop, customers)
   // There and back again, so that nobody always comes after the same other.
   for (const name of round % 2 ? names : names.toReversed()) samples[name].push(await measure(name, seconds))
-  for (const name of ['edgeList', 'edgeOrder'] as const) half[name].push(await pace(name, 0.5))
+  for (const name of Object.keys(half) as (keyof typeof half)[]) half[name].push(await pace(name, 0.5))
   const before = memory()
   over.push({ ...(await pace('edgeOrder', 3)), grown: memory() - before })
 }
@@ -341,11 +346,16 @@ const figures: Figure[] = [
   ratio(`list p50 of ${many} products ÷ of 1,000`, 'listLarge', 'listSmall', { most: 1.2 }, 'p50'),
   ratio(`search p50 of ${many} products ÷ of 1,000`, 'searchLarge', 'searchSmall', { most: 2 }, 'p50'),
   ratio(`order p50 at ${many} orders ÷ at 1,000`, 'orderLarge', 'orderSmall', { most: 1.2 }, 'p50'),
-  ...(['edgeList', 'edgeOrder'] as const).map((name) => ({
-    what: `p99 ÷ p50 at half the top rate: ${name === 'edgeList' ? 'list' : 'order'}`,
-    values: half[name].map(({ p50, p99 }) => p99 / p50),
-    goal: { most: 4 },
-  })),
+  ...(['list', 'order'] as const).flatMap((what) => {
+    const [bare, edge] = what === 'list' ? [half.bareList, half.edgeList] : [half.bareOrder, half.edgeOrder]
+    const tails = (of: PacedSample[]) => of.map(({ p50, p99 }) => p99 / p50)
+    return [
+      { what: `p99 ÷ p50 at half the top rate: ${what}`, values: tails(edge), goal: { most: 4 } },
+      { what: '… the bare statement at half of its own', values: tails(bare) },
+      { what: '… p99 through the edge', values: edge.map(({ p99 }) => p99), unit: ' ms' },
+      { what: '… p99 of the bare statement', values: bare.map(({ p99 }) => p99), unit: ' ms' },
+    ]
+  }),
   {
     what: 'orders served at 3 × the top rate ÷ the top rate',
     values: over.map(({ rate }, round) => rate / (samples.edgeOrder[round] as Sample).rate),

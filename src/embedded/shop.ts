@@ -22,7 +22,11 @@ const portNames = [
 export type PortName = (typeof portNames)[number]
 
 /** What the image runs Node.js with, for less memory (Dockerfile, which says why); a test compares the two. */
-export const memoryEnv = { NODE_OPTIONS: '--max-semi-space-size=4 --v8-pool-size=1', MALLOC_ARENA_MAX: '1' }
+export const memoryEnv = {
+  NODE_OPTIONS: '--max-semi-space-size=4 --v8-pool-size=1',
+  MALLOC_ARENA_MAX: '1',
+  GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
+}
 
 export interface ShopOptions {
   /** Everything of this shop lies in it: data, secrets, logs. A second start keeps data and secrets. */
