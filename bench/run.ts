@@ -102,9 +102,9 @@ const barePasswords = await bare('passwords')
 await shop.mail.stop()
 
 /** The relay empties the outbox before the next target has its turn. */
-const untilRelayed = async () => {
+const untilRelayed = async (databaseUrl = shop.databaseUrl) => {
   for (const end = Date.now() + 30_000; Date.now() < end; await sleep(100)) {
-    const { rows } = await query(shop.databaseUrl, 'select 1 from orders.outbox limit 1')
+    const { rows } = await query(databaseUrl, 'select 1 from orders.outbox limit 1')
     if (rows.length === 0) return
   }
   throw new Error('the relay has not emptied the outbox in 30 s')
@@ -126,16 +126,17 @@ const known = { 'If-None-Match': '"v1"' }
 const assertion = { 'X-Auth-Assertion': buyer.assertion }
 const orderBy = (url: string, caller: (customer: Customer) => [string, string]) => ({
   load: () => ({ url: `${url}/order`, orders: { callers: customers.map(caller), products: products.slice(0, 200) } }),
-  after: untilRelayed,
+  after: () => untilRelayed(),
 })
-const orderAt = ({ role, products }: typeof fewOrders) => ({
+const orderAt = ({ role, products, databaseUrl }: typeof fewOrders) => ({
   load: (): Load => ({
     url: `${role.url}/order`,
     orders: { callers: [['X-Auth-Assertion', buyer.assertion]], products: products.slice(0, 200) },
   }),
+  after: () => untilRelayed(databaseUrl),
 })
 /** One request after the other, which shows what each takes. */
-const alone = (what: string, name: string, target: { load: () => Load; status?: number }) => ({
+const alone = (what: string, name: string, target: Pick<Target, 'load' | 'status' | 'after'>) => ({
   group: `${what}, unloaded`,
   name,
   connections: 1,

@@ -220,7 +220,7 @@ export async function startOrders(shop: Shop, count: number) {
      select user_id, id::text, '\\x00', id, '{}', created_at from orders.order where created_at > now() - interval '1 day'`,
   )
   await settle(databaseUrl, 'orders.order', 'orders.order_line', 'orders.order_event', 'orders.idempotency')
-  return { products, role: await startReplica(shop, 'orders', name, settingsFor('orders')) }
+  return { products, databaseUrl, role: await startReplica(shop, 'orders', name, settingsFor('orders')) }
 }
 
 /** Another process of a role, with changed settings. */
