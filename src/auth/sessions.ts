@@ -44,8 +44,9 @@ export async function beginSession(
 }
 
 /**
- * Exchanges a refresh token for its successor. The same token again within 10 s is a retry and gets the same answer;
- * later it means that the token was copied: the session ends and its owner is told. Throws 401 `bad_refresh_token`.
+ * Exchanges a refresh token for its successor. The same token again within 60 s is a retry and gets the same answer (the
+ * edge alone may keep an answer for 20 s before its client asks anew); later it means that the token was copied: the
+ * session ends and its owner is told. Throws 401 `bad_refresh_token`.
  */
 export async function refresh({ db, relay, revocations, tokens, config }: Deps, token: string): Promise<Tokens> {
   const next = successor(config.REFRESH_KEY, token)

@@ -239,10 +239,10 @@ export async function rotate(trx: Knex.Transaction, tokenHash: Buffer, nextHash:
   return rows[0] as { session_id: string; user_id: string } | undefined
 }
 
-/** What is known of a used token: whether its rotation is at most 10 s old, and whether its session stands. */
+/** What is known of a used token: whether its rotation is at most 60 s old, and whether its session stands. */
 export async function usedToken(knex: Knex, tokenHash: Buffer) {
   const { rows } = await knex.raw(
-    `select t.session_id, s.user_id, t.used_at > now() - interval '10 seconds' as fresh, (${liveSession}) as live
+    `select t.session_id, s.user_id, t.used_at > now() - interval '60 seconds' as fresh, (${liveSession}) as live
      from auth.refresh_token t join auth.session s on s.id = t.session_id
      where t.token_hash = ? and t.used_at is not null`,
     [tokenHash],

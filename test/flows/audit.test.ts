@@ -100,7 +100,7 @@ test.serial('a password for an address that nobody has → an entry without a us
 test.serial('a refresh token that comes back late → in the audit as such', async (t) => {
   const user = await shop.user()
   await shop.call('POST', '/auth/refresh', { body: { refreshToken: user.refreshToken } })
-  await sql(`update auth.refresh_token set used_at = now() - interval '1 minute' where used_at is not null`)
+  await sql(`update auth.refresh_token set used_at = now() - interval '61 seconds' where used_at is not null`)
   t.is((await shop.call('POST', '/auth/refresh', { body: { refreshToken: user.refreshToken } })).status, 401)
   t.is((await events(user)).at(-1), 'session.reused')
 })

@@ -196,7 +196,7 @@ test.serial(
         )
         t.deepEqual(row, { all: chain.length, unused: 1 })
 
-        await sql(`update auth.refresh_token set used_at = used_at - interval '11 seconds' where session_id = $1`, sid)
+        await sql(`update auth.refresh_token set used_at = used_at - interval '61 seconds' where session_id = $1`, sid)
         const copied = chain[stolen % (chain.length - 1)] as string
         const newest = chain.at(-1) as string
         const [, ...answers] = await Promise.all([
