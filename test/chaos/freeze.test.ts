@@ -4,6 +4,8 @@ import pg from 'pg'
 import { eventually, useShop } from '../support/shop.ts'
 import { family, freeze } from './faults.ts'
 
+// Other shops are on the same server.
+const waiting = `pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`
 const shop = useShop(test, { roles: ['auth', 'notifications'] })
 
 test('an edge that stands still while the answer to a refresh waits → the customer asks again, and his session goes on', async (t) => {
@@ -17,7 +19,7 @@ test('an edge that stands still while the answer to a refresh waits → the cust
   await database.query('begin')
   await database.query('select 1 from auth.refresh_token for update')
   const asked = exchange(user.refreshToken)
-  await eventually('auth waits', async () => (await count(`pg_stat_activity where wait_event_type = 'Lock'`)) > 0)
+  await eventually('auth waits', async () => (await count(waiting)) > 0)
   const thaw = freeze(family(shop.edge.pid as number))
   await database.query('commit')
   await eventually('auth has answered', async () => (await count('auth.refresh_token where used_at is not null')) > 0)
