@@ -50,3 +50,30 @@ test('routes of the edge’s map → none that the table has not', (t) => {
   const map = readFileSync(join(import.meta.dirname, '../../src/edge/routes.conf'), 'utf8')
   t.notRegex(map, /authn|authz|metrics|readyz/)
 })
+
+test('another method on a page of the edge → 405 with Allow, and a problem whatever the path ends with', async (t) => {
+  for (const path of ['/healthz', '/openapi.json', '/docs', '/docs/docs.js', '/docs/swagger-ui.css']) {
+    const answer = await shop.call('DELETE', path)
+    t.is(answer.status, 405, path)
+    t.is(answer.headers.allow, 'GET, HEAD')
+    t.is(answer.headers['content-type'], 'application/problem+json')
+    t.is(answer.body.code, 'method_not_allowed')
+  }
+  const ambiguous = await shop.call('GET', '/product//page.html')
+  t.is(ambiguous.status, 403)
+  t.is(ambiguous.headers['content-type'], 'application/problem+json')
+})
+
+test('a version or a range that a page does not have → 412 and 416 as problems', async (t) => {
+  for (const path of ['/openapi.json', '/docs', '/docs/swagger-ui.css'])
+    for (const [header, value, status] of [
+      ['If-Match', '"another"', 412],
+      ['If-Unmodified-Since', 'Thu, 01 Jan 1970 00:00:00 GMT', 412],
+      ['Range', 'bytes=99999999-', 416],
+    ] as const) {
+      const answer = await shop.call('GET', path, { headers: { [header]: value } })
+      t.is(answer.status, status, path)
+      t.regex(answer.headers['content-type'] as string, /^application\/problem\+json/)
+      t.is(answer.body.status, status)
+    }
+})

@@ -1,13 +1,12 @@
-import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { roleNames } from '../../src/platform/config.ts'
 import { exchange, rawRequest } from '../edge/raw.ts'
-import { some, type Trial, times, trial } from '../support/cases.ts'
+import { some, times, trial } from '../support/cases.ts'
 import { type TestUser, useShop } from '../support/shop.ts'
 import { anyRequest, anySmuggler, hidden } from './bytes.ts'
+import { askedFor, inGroups, processesOf, unharmed } from './harm.ts'
 
 /** Bytes that are hardly HTTP, and clients that are slow or say nothing, at the edge and past it. */
 const shop = useShop(test)
@@ -24,48 +23,6 @@ test.serial.before('something to ask for', async () => {
 })
 const doors = () => [['the edge', shop.url] as const, ...roleNames.map((role) => [role, shop.roles[role].url] as const)]
 
-const residentOf = (pid: number) =>
-  Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
-/** Its others leave by themselves, once they have looked through the cache. */
-const workersOf = (pid: number) =>
-  readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
-    .trim()
-    .split(' ')
-    .filter((child) => readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('worker'))
-    .map(Number)
-/** The processes that serve, each with the megabytes that it holds. */
-function processes() {
-  const edge = shop.edge.pid as number
-  const pids = [...roleNames.map((role) => shop.roles[role].pid as number), edge, ...workersOf(edge)]
-  return new Map(pids.map((pid) => [pid, residentOf(pid)]))
-}
-const logged = (role: string) => readFileSync(join(shop.dir, 'log', `${role}.log`), 'utf8')
-/** A role has room for its own heap to grow; what a request keeps for ever would be more in a longer run. */
-const growth = 100
-/** The same processes serve as before, hold hardly more than before, and had no fault that they did not know. */
-async function unharmed({ also }: Pick<Trial, 'also'>, before: Map<number, number>) {
-  const after = processes()
-  for (const [pid, held] of after)
-    also(
-      before.has(pid) && held < (before.get(pid) as number) + growth,
-      () => `process ${pid}: ${before.get(pid)} → ${held} MB`,
-    )
-  also(before.size === after.size, () => 'a process is gone')
-  for (const role of roleNames)
-    also(
-      !/"level":"(error|fatal)"/.test(logged(role)),
-      () => `${role}: ${/.*"level":"(error|fatal)".*/.exec(logged(role))}`,
-    )
-  also(
-    !/\[(alert|emerg)\]|exited on signal/.test(logged('nginx')),
-    () => `nginx: ${/.*\[(alert|emerg)\].*/.exec(logged('nginx'))}`,
-  )
-  const answer = await shop.call('GET', `/product/${productId}`)
-  also(answer.status === 200 && answer.body.id === productId, () => `a good request: ${answer.status}`)
-}
-async function inGroups<T>(all: T[], size: number, work: (group: T[]) => Promise<unknown>) {
-  for (let i = 0; i < all.length; i += size) await work(all.slice(i, i + size))
-}
 const statuses = (text: string) => [...text.matchAll(/HTTP\/1\.[01] (\d{3})/g)].map((match) => Number(match[1]))
 
 test.serial(
@@ -75,7 +32,7 @@ test.serial(
     for (const [name, url] of doors()) {
       const counts = trial(`bytes that are hardly a request, at ${name}`)
       const { check, also, done } = counts
-      const before = processes()
+      const before = processesOf(shop)
       await inGroups(some(anyRequest, name === 'the edge' ? 1200 : 300), 60, async (group) => {
         await Promise.all(
           group.map(async (bytes) => {
@@ -92,7 +49,7 @@ test.serial(
         const { status } = await rawRequest(url, 'GET', '/healthz')
         also(status === 200, () => `afterwards: ${status}`)
       })
-      await unharmed(counts, before)
+      await unharmed(shop, productId, counts, before)
       done(t)
     }
   },
@@ -100,15 +57,9 @@ test.serial(
 
 test.serial('a request hidden in another → reaches a role only where its sender gets the answer', async (t) => {
   t.timeout(60_000 + 60_000 * times)
-  const asked = async () => {
-    const text = await (await fetch(shop.roles.auth.metricsUrl)).text()
-    const lines = text
-      .split('\n')
-      .filter((line) => /^http_request_duration_seconds_count/.test(line) && line.includes(hidden))
-    return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0)
-  }
+  const asked = () => askedFor(shop.roles.auth, hidden)
   const { also, count, done } = trial('requests hidden in others, at the edge')
-  const before = processes()
+  const before = processesOf(shop)
   /** How many of the hidden requests reached auth without an answer to whoever sent them. */
   const stray = async (group: Buffer[], patience?: number) => {
     const first = await asked()
@@ -130,7 +81,7 @@ test.serial('a request hidden in another → reaches a role only where its sende
   // And one that is no secret is seen: the count can tell.
   t.is(await stray([Buffer.from(`GET ${hidden} HTTP/1.1\r\nHost: shop\r\n\r\n`)]), 0)
   t.true((await asked()) > 0)
-  await unharmed({ also }, before)
+  await unharmed(shop, productId, { also }, before)
   done(t)
 })
 
@@ -216,7 +167,7 @@ test.serial(
     const counts = trial('slow, silent and deaf clients, at the edge and at the roles')
     const { also, count, done } = counts
     const customer = await shop.user()
-    const before = processes()
+    const before = processesOf(shop)
     const began = Date.now()
     const open: { kind: Slow; isEdge: boolean; socket: Socket; ended?: number }[] = []
     for (const kind of slow) {
@@ -282,7 +233,7 @@ test.serial(
       clearInterval(drip)
       for (const { socket } of open) socket.destroy()
     }
-    await unharmed(counts, before)
+    await unharmed(shop, productId, counts, before)
     done(t)
   },
 )

@@ -42,6 +42,9 @@ const target = mostly(
       `/image/${'0'.repeat(64)}`,
       '/readyz',
       `/order/${id}/cancel`,
+      '/docs',
+      '/openapi.json',
+      '/docs/swagger-ui.css',
     ],
   ),
   one(
@@ -50,6 +53,8 @@ const target = mostly(
     ...[`/${'a'.repeat(9000)}`, `/product?q=${'%41'.repeat(2600)}`, `/${'/'.repeat(3000)}`, `/${'../'.repeat(2000)}`],
     ...[
       '/authz',
+      '/product//x.html',
+      '/product/x.css',
       '/-/auth/public',
       '/metrics',
       '/product?limit=1&limit=2',
@@ -102,6 +107,9 @@ const known = one(
     'Accept: */*;q=2',
     'Content-Type: application/json',
     'Range: bytes=-1',
+    'Range: bytes=99999999-',
+    'If-Match: "x"',
+    'If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT',
   ],
   ...['Content-Encoding: gzip', 'Content-Encoding: deflate, gzip', 'Content-Type: multipart/form-data; boundary='],
   ...['Accept-Language: *', 'If-None-Match: *', 'Host: shop', 'Host: a, b', 'Host:', 'Host: [::1', 'Host: a@b:99999'],
