@@ -139,6 +139,8 @@ export async function openOnCluster({
           path: '/spec/template/spec/containers/0/env/-',
           value: { name: 'MAILDEV_MAIL_DIRECTORY', value: '/mails' },
         },
+        // As on Compose.
+        { op: 'replace', path: '/spec/template/spec/containers/0/resources/limits/memory', value: '1Gi' },
       ]),
     },
     ...parts

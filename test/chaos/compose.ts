@@ -72,7 +72,12 @@ export async function openCompose({
     ...(prepared ? Object.fromEntries(roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, through(role)])) : {}),
   }
   const services: Record<string, Service> = {
-    mail: { environment: { MAILDEV_MAIL_DIRECTORY: '/mails' }, volumes: [`${mails}:/mails`] },
+    mail: {
+      environment: { MAILDEV_MAIL_DIRECTORY: '/mails' },
+      volumes: [`${mails}:/mails`],
+      // It keeps 4 MB of each fault's mails, emptied or not: a whole matrix takes more than its 256.
+      deploy: { resources: { limits: { memory: '1G' } } },
+    },
     edge: { environment: edge, volumes: disks.edge ? [`${disks.edge}:/tmp`] : [] },
   }
   for (const part of parts)
