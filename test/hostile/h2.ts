@@ -169,8 +169,6 @@ const anyHeader: fc.Arbitrary<Header> = fc.oneof(
   },
   one<Header>(
     ...([
-      ['accept', 'text/plain'],
-      ['content-type', 'application/json'],
       ['content-length', '2'],
       ['content-length', '99999999999'],
       ['content-length', '-1'],
@@ -182,9 +180,7 @@ const anyHeader: fc.Arbitrary<Header> = fc.oneof(
       ['host', 'another'],
       ['host', ''],
       ['expect', '100-continue'],
-      ['cookie', 'a=b'],
       ['cookie', ''],
-      ['authorization', 'Bearer a.b.c'],
       ['range', 'bytes=-1'],
       ['Accept', 'upper case'],
       [':path', '/order'],
@@ -232,7 +228,7 @@ const anyHeaders: fc.Arbitrary<Header[]> = fc
       })
       .map(({ more, missing, isMixed }) => {
         const kept = pseudo.filter((_, n) => n !== missing)
-        return isMixed && more.length > 3 ? [...more.slice(0, 1), ...kept, ...more.slice(1)] : [...kept, ...more]
+        return isMixed ? [...more.slice(0, 1), ...kept, ...more.slice(1)] : [...kept, ...more]
       }),
   )
 const body = fc.oneof(
