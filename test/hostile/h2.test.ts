@@ -10,7 +10,7 @@ import { findPrograms } from '../../src/embedded/programs.ts'
 import { roleNames } from '../../src/platform/config.ts'
 import { seenBy } from '../edge/raw.ts'
 import { some, times, trial } from '../support/cases.ts'
-import { type TestUser, useShop } from '../support/shop.ts'
+import { eventually, type TestUser, useShop } from '../support/shop.ts'
 import { hidden } from './bytes.ts'
 import {
   anyConnection,
@@ -25,7 +25,7 @@ import {
   talk,
   types,
 } from './h2.ts'
-import { askedFor, inGroups, processesOf, unharmed } from './harm.ts'
+import { askedFor, inGroups, processesOf, unharmed, workersOf } from './harm.ts'
 import { filled, isGuarded, nameOf, rows } from './routes.ts'
 
 /** HTTP/2, which the edge speaks with TLS: a second edge before the same roles. */
@@ -62,6 +62,7 @@ if (hasOpenssl)
     const env = {
       SECRETS_DIR: secrets,
       PUBLIC_URL: 'https://shop.example.org',
+      EDGE_WORKERS: '2',
       EDGE_LISTEN: `127.0.0.1:${plain}`,
       EDGE_TLS_LISTEN: `127.0.0.1:${tls}`,
       ...Object.fromEntries(
@@ -90,6 +91,7 @@ if (hasOpenssl)
       grace: 5000,
       ready: async () => (await fetch(`http://127.0.0.1:${plain}/healthz`)).ok,
     })
+    await eventually('two workers', async () => workersOf(edge.pid as number).length === 2)
   })
 test.after.always('the edge with TLS stops', () => edge?.stop())
 

@@ -9,8 +9,8 @@ const growth = 100
 
 const residentOf = (pid: number) =>
   Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
-/** Its others leave by themselves, once they have looked through the cache. */
-const workersOf = (pid: number) =>
+/** Its other children leave by themselves, once they have looked through the cache; a young one has no name yet. */
+export const workersOf = (pid: number) =>
   readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
     .trim()
     .split(' ')
