@@ -186,7 +186,11 @@ withTls('headers that claim an identity, in HTTP/2 → 401, and no role is asked
     claims.forEach((claim, n) => {
       const answer = streams.get(2 * n + 1)
       // Two of one header are a bad request to nginx of the image, and no token to that of Debian.
-      check(answer?.status === 401 || answer?.status === 400, () => `${nameOf(row)}, ${claim}: ${answer?.status}`)
+      const refused = claim.length > 1 ? [400, 401] : [401]
+      check(
+        answer !== undefined && refused.includes(answer.status),
+        () => `${nameOf(row)}, ${claim}: ${answer?.status}`,
+      )
     })
   }
   also((await seen()) === first, () => 'a role was asked')
@@ -220,7 +224,7 @@ const floods: Record<string, () => Buffer> = {
       frame(types.headers, 1, 1, block(basic('GET', '/product'))),
       ...Array.from({ length: 200_000 }, () => frame(types.more, 0, 1)),
     ]),
-  // One entry of the table of 4 KiB, named in each of 16,000 fields: 64 MB in 16 KB.
+  // One entry of the table of 4 KiB, named in each of 12,000 fields: 48 MB in 16 KB.
   'a header from the table, again and again': () => {
     const entry = Buffer.concat([Buffer.from([0x40]), block([['x', 'y'.repeat(4000)]]).subarray(1)])
     const all = Buffer.concat([block(basic('GET', '/product')), entry, Buffer.alloc(12_000, 0xbe)])
