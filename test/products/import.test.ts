@@ -189,6 +189,28 @@ test('import of what cannot be read → one clear error, no stack', async (t) =>
   t.is((await command({}, 'import')).code, 78)
 })
 
+test('import that cannot write what comes before an unreadable part → the fault of writing is told', async (t) => {
+  await using admin = await connect('admin')
+  const category = randomUUID()
+  await admin.query(
+    `create function products.refuse() returns trigger language plpgsql as $$ begin
+       raise exception 'no room for it' using errcode = 'disk_full'; end $$;
+     create trigger refuse before insert on products.product
+       for each row when (new.category = '${category}') execute function products.refuse()`,
+  )
+  t.teardown(async () => {
+    await using again = await connect('admin')
+    await again.query('drop function products.refuse cascade')
+  })
+  const line = (n: number) => `${category}-${n},Name,${category},100,EUR,${'long '.repeat(60)}\n`
+  const text = `sku,name,category,price,currency,description\n${Array.from({ length: 1500 }, (_, n) => line(n)).join('')}`
+  const ended = await load('products.csv', Buffer.concat([Buffer.from(text), Buffer.from([0xe9, 10])]))
+  t.is(ended.code, 1)
+  t.regex(ended.stderr, /no room for it/)
+  t.notRegex(ended.stderr, /UTF-8|\n\s+at /)
+  t.is(ended.stdout, '')
+})
+
 test.serial('import of 100,000 products with 40 MiB of memory for all its values → all of them', async (t) => {
   const category = randomUUID()
   const file = join(dir, 'many.csv')
