@@ -137,6 +137,8 @@ export async function listProducts(db: Db, filter: Filter, position: Position | 
         limit ${near}
       ) p
       where ${others.text}
+      -- Said again: where the database joins with the stock from the other side, the order of what is within is lost.
+      ${sorted('p.key', 'p.id')}
       limit ?
     ), enough as materialized (
       select count(*) = ? as yes from near
