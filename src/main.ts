@@ -11,9 +11,9 @@ setFlagsFromString('--heap-growing-percent=20')
 // Else the helper thread frees what its compiler used (Maglev, the middle one) only after the whole queue of functions to
 // compile: 20 MB a role by the time its first load is compiled, which malloc then keeps.
 setFlagsFromString('--no-maglev-destroy-on-background')
-// Else V8 may decide in the first seconds of a load, when requests wait long, that what a place in the code makes lives long,
-// and put it among the old objects from then on. Where that is the list of what is to be done when an answer is out
-// (on-finished), it holds the whole request until the next full collection: one start in six was a third slower for good.
+// Else V8 may decide in the first seconds of a load, when requests wait long, that what some places in the code make lives
+// long, and put it among the old objects from then on, where it holds its whole request until the next full collection:
+// one start in six was a third slower for good.
 setFlagsFromString('--no-allocation-site-pretenuring')
 
 const [command] = process.argv.slice(2)
