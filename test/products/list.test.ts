@@ -8,17 +8,20 @@ import { useProducts } from './role.ts'
 const { ask, add, connect, shop } = useProducts(test)
 const sorts = ['created', '-created', 'name', '-name', 'price', '-price']
 
-/** Every product of a walk, page by page. `between` runs after each page. */
-async function walk(
-  query: Record<string, string>,
-  limit = 7,
-  between?: () => Promise<unknown>,
-  get = (path: string) => ask('GET', path),
-): Promise<Product[]> {
+interface Walk {
+  limit?: number
+  /** Runs after each page. */
+  between?: () => Promise<unknown>
+  /** Who is asked instead of the shop's own role. */
+  url?: string
+}
+
+/** Every product of a walk, page by page. */
+async function walk(query: Record<string, string>, { limit = 7, between, url }: Walk = {}): Promise<Product[]> {
   const items: Product[] = []
   for (let cursor: string | null = ''; cursor !== null; ) {
     const text = new URLSearchParams({ ...query, limit: String(limit), ...(cursor ? { cursor } : {}) })
-    const page = await get(`/product?${text}`)
+    const page = await call(url ?? shop.roles.products.url, 'GET', `/product?${text}`)
     if (page.status !== 200) throw new Error(page.text)
     if (page.body.next !== null && page.body.items.length !== limit) throw new Error('a page but the last is not full')
     items.push(...page.body.items)
@@ -74,19 +77,14 @@ for (const sort of sorts)
 
 test('GET /product, whichever way the database joins → every product once, in order', async (t) => {
   const category = await shelf(60, () => ({ description: 'joined' }))
-  for (const off of [
-    '-c enable_nestloop=off',
-    '-c enable_hashjoin=off',
-    '-c enable_nestloop=off -c enable_hashjoin=off',
-  ]) {
+  for (const off of ['-c enable_nestloop=off', '-c enable_nestloop=off -c enable_hashjoin=off']) {
     await using replica = await startReplica(shop, 'products', randomUUID(), {}, { PGOPTIONS: off })
-    const get = (path: string) => call(replica.url, 'GET', path)
     for (const sort of sorts)
       for (const extra of [{}, { inStock: 'true' }, { minPrice: '0' }, { q: 'joined', inStock: 'true' }] as Record<
         string,
         string
       >[]) {
-        const found = await walk({ category, sort, ...extra }, 7, undefined, get)
+        const found = await walk({ category, sort, ...extra }, { url: replica.url })
         t.is(found.length, 60)
         t.deepEqual(found, found.toSorted(bySort(sort)), `${off}, ${sort} ${JSON.stringify(extra)}`)
       }
@@ -96,8 +94,8 @@ test('GET /product, whichever way the database joins → every product once, in 
 test('GET /product, products added during the walk → those there before come once each', async (t) => {
   for (const sort of sorts) {
     const category = await shelf(30)
-    const before = await walk({ category, sort }, 100)
-    const found = await walk({ category, sort }, 7, () => add({ category, name: 'Alpha', price: 2 }))
+    const before = await walk({ category, sort }, { limit: 100 })
+    const found = await walk({ category, sort }, { between: () => add({ category, name: 'Alpha', price: 2 }) })
     const known = new Set(before.map((p) => p.id))
     t.deepEqual(
       found.filter((p) => known.has(p.id)).map((p) => p.id),
@@ -210,7 +208,8 @@ test('GET /product?q=, words of name, description, category or sku → found, ne
 
 test('GET /product?q=, mistyped or only begun → what is spelled alike, by cursor to the end', async (t) => {
   const category = await shelf(30, (i) => ({ name: i % 2 ? `Zwetschgenmus No ${i}` : `Marmelade ${i}` }))
-  const names = async (q: string) => (await walk({ category, q, sort: 'name' }, 4)).map((p) => p.name.split(' ')[0])
+  const names = async (q: string) =>
+    (await walk({ category, q, sort: 'name' }, { limit: 4 })).map((p) => p.name.split(' ')[0])
   for (const q of ['Zwetschgenmuss', 'zwetchgenmus', 'zwetsch', 'Zwetschenmus no']) {
     const found = await names(q)
     t.is(found.length, 15, q)
@@ -228,7 +227,7 @@ test('GET /product?q=, more products than are read in order → every match once
   const word = 'quagga'
   const category = await shelf(7000, (i) => ({ name: i % 700 === 5 ? `Rare ${word} ${i}` : 'Common', price: i }))
   for (const sort of ['price', '-price', 'name', '-created']) {
-    const found = await walk({ category, q: word, sort }, 3)
+    const found = await walk({ category, q: word, sort }, { limit: 3 })
     t.is(found.length, 10)
     t.deepEqual(found, found.toSorted(bySort(sort)))
   }
