@@ -175,7 +175,8 @@ function refuse(ctx: Context, error: unknown, log: Logger, id: string) {
 
 function asProblem(error: unknown): Problem | undefined {
   if (error instanceof Problem) return error
-  if (outOfReach(error)) return problem.unavailable('The database is out of reach; the request was not carried out.')
+  if (outOfReach(error))
+    return problem.unavailable('The database is out of reach. A change that was asked for may have been made or not.')
   // PostgreSQL's text cannot hold a null character.
   if (hasState(error, '22021')) return problem.badRequest('bad_text', 'A text holds a character that cannot be stored.')
   return undefined

@@ -5,12 +5,9 @@ import { setTimeout as pause } from 'node:timers/promises'
 import test from 'ava'
 import jwt from 'jsonwebtoken'
 import { call } from '../../src/embedded/client.ts'
-import { startEdge } from '../../src/embedded/edge.ts'
-import { freePorts } from '../../src/embedded/ports.ts'
-import { findPrograms } from '../../src/embedded/programs.ts'
 import type { RoleProcess } from '../../src/embedded/shop.ts'
-import { roleNames, type SigningKey } from '../../src/platform/config.ts'
-import { eventually, startReplica, useShop } from '../support/shop.ts'
+import type { SigningKey } from '../../src/platform/config.ts'
+import { eventually, startReplica, startSecondEdge, useShop } from '../support/shop.ts'
 
 /** Two replicas of auth, each with an edge of its own, so that a test says which of them is asked. */
 const shop = useShop(test)
@@ -20,19 +17,8 @@ let close = async () => {}
 test.serial.before(async () => {
   await using opening = new AsyncDisposableStack()
   second = opening.use(await startReplica(shop, 'auth', 'auth-second'))
-  const [port] = await freePorts(1)
-  const upstreams = roleNames.map((role) => {
-    const { url } = role === 'auth' ? second : shop.roles[role]
-    return [`${role.toUpperCase()}_UPSTREAM`, new URL(url).host]
-  })
-  const edge = await startEdge({
-    program: findPrograms().nginx,
-    dir: join(shop.dir, 'edge-second'),
-    log: join(shop.dir, 'log', 'nginx-second.log'),
-    listen: `127.0.0.1:${port}`,
-    env: Object.fromEntries(upstreams),
-  })
-  doors = [shop.url, opening.use(edge).url]
+  const edge = opening.use(await startSecondEdge(shop, 'edge-second', { auth: second.url }))
+  doors = [shop.url, edge.url]
   const opened = opening.move()
   close = () => opened.disposeAsync()
 })

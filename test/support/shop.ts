@@ -4,11 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TestFn } from 'ava'
-import { startChild } from '../../src/embedded/child.ts'
+import { type Child, startChild } from '../../src/embedded/child.ts'
 import { type Answer, type Call, call, codeIn, type MailMessage, mailsTo, mailTo } from '../../src/embedded/client.ts'
+import { startEdge } from '../../src/embedded/edge.ts'
 import { freePorts } from '../../src/embedded/ports.ts'
+import { findPrograms } from '../../src/embedded/programs.ts'
 import { memoryEnv, type RoleProcess, type Shop, type ShopOptions, startShop } from '../../src/embedded/shop.ts'
-import type { Role } from '../../src/platform/config.ts'
+import { type Role, roleNames } from '../../src/platform/config.ts'
 
 export interface TestUser {
   id: string
@@ -99,6 +101,26 @@ export async function startReplica(
     ready: async () => (await fetch(`${url}/readyz`)).ok,
   })
   return Object.assign(child, { url, metricsUrl: `http://127.0.0.1:${metricsPort}/metrics` })
+}
+
+/** One more edge before the shop's roles, or before what stands at `instead` (URLs) for some of them. */
+export async function startSecondEdge(
+  shop: Shop,
+  name: string,
+  instead: Partial<Record<Role, string>>,
+): Promise<Child & { url: string }> {
+  const [port] = await freePorts(1)
+  const upstreams = roleNames.map((role) => [
+    `${role.toUpperCase()}_UPSTREAM`,
+    new URL(instead[role] ?? shop.roles[role].url).host,
+  ])
+  return startEdge({
+    program: findPrograms().nginx,
+    dir: join(shop.dir, name),
+    log: join(shop.dir, 'log', `${name}.log`),
+    listen: `127.0.0.1:${port}`,
+    env: Object.fromEntries(upstreams),
+  })
 }
 
 /** All tests come from one address, which the edge would otherwise slow down. */

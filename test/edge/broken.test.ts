@@ -1,0 +1,79 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
+import test from 'ava'
+import { call } from '../../src/embedded/client.ts'
+import { startSecondEdge, useShop } from '../support/shop.ts'
+
+/** What the edge does when the answer of a role that has done its work does not arrive. */
+const shop = useShop(test)
+
+/** A way to the role at `url`, on which the first bytes of the next answer cut the connection after `cut()`. */
+async function breakable(url: string) {
+  const { hostname, port } = new URL(url)
+  let isArmed = false
+  const server = createServer((client) => {
+    const role = connect(Number(port), hostname)
+    client.pipe(role)
+    role.on('data', (bytes) => {
+      if (!isArmed) return client.write(bytes)
+      isArmed = false
+      client.destroy()
+      role.destroy()
+    })
+    for (const [one, other] of [
+      [client, role],
+      [role, client],
+    ] as const)
+      one.on('error', () => undefined).once('close', () => other.destroy())
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    cut() {
+      isArmed = true
+    },
+    wasCut: () => !isArmed,
+    async [Symbol.asyncDispose]() {
+      server.close()
+    },
+  }
+}
+
+test.serial(
+  'an answer that is cut off → the edge asks again for what comes to the same, and not for what adds up',
+  async (t) => {
+    t.timeout(60_000)
+    const { token } = await shop.admin()
+    await using way = await breakable(shop.roles.products.url)
+    await using edge = await startSecondEdge(shop, 'edge-broken', { products: way.url })
+    const body = { sku: 'CUT', name: 'Thing', category: 'things', price: 100, currency: 'EUR', stock: 5 }
+    const { id } = (await shop.call('POST', '/product', { token, body })).body
+    const stock = async () => (await shop.call('GET', `/product/${id}`)).body.stock
+    const ask = async (method: string, path: string, body?: object) => {
+      way.cut()
+      const answer = await call(edge.url, method, path, { token, body })
+      t.true(way.wasCut(), `${method} ${path}`)
+      return answer
+    }
+
+    t.is((await ask('GET', `/product/${id}`)).status, 200)
+    const change = await ask('PUT', `/product/${id}/stock`, { change: 12 })
+    t.is(change.status, 503)
+    t.is(change.body.code, 'unavailable')
+    t.is(await stock(), 17)
+    t.is((await call(edge.url, 'PUT', `/product/${id}/stock`, { token, body: { change: -7 } })).status, 200)
+    t.is(await stock(), 10)
+  },
+)
+
+test.serial('a change of stock that reached nobody → goes out again, once there is someone', async (t) => {
+  t.timeout(60_000)
+  const { token } = await shop.admin()
+  const body = { sku: 'ANEW', name: 'Thing', category: 'things', price: 100, currency: 'EUR', stock: 5 }
+  const { id } = (await shop.call('POST', '/product', { token, body })).body
+  await shop.roles.products.kill('SIGKILL')
+  const away = await shop.call('PUT', `/product/${id}/stock`, { token, body: { change: 1 } })
+  t.like(away, { status: 503, body: { code: 'unavailable' } })
+  await shop.roles.products.restart()
+  t.is((await shop.call('PUT', `/product/${id}/stock`, { token, body: { change: 1 } })).body.stock, 6)
+})
