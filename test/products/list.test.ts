@@ -138,11 +138,18 @@ test('GET /product, cursor with another filter or sort → 400 cursor_mismatch; 
   }
   const made = JSON.parse(Buffer.from(cursor, 'base64url').toString())
   const forged = [{ ...made, k: 'x' }, { ...made, i: 'x' }, { ...made, k: undefined }, { f: made.f }]
-  for (const bad of ['x', 'e30', ...forged.map((f) => Buffer.from(JSON.stringify(f)).toString('base64url'))]) {
+  const written = (cursor: object) => Buffer.from(JSON.stringify(cursor)).toString('base64url')
+  for (const bad of ['x', 'e30', ...forged.map(written)]) {
     const answer = await list({ ...same, cursor: bad })
     t.is(answer.status, 400, bad)
     t.is(answer.body.code, 'bad_cursor')
   }
+
+  const newest = { q: 'alpha', sort: '-created' }
+  const moment = JSON.parse(Buffer.from((await list(newest)).body.next, 'base64url').toString())
+  t.is((await list({ ...newest, cursor: written(moment) })).status, 200)
+  const none = ['0000-01-01T00:00:00Z', '2024-01-01T00:00:00+23:59', `2024-01-01T00:00:00.${'1'.repeat(300)}+00:00`, '']
+  for (const k of none) t.is((await list({ ...newest, cursor: written({ ...moment, k }) })).status, 400, k)
 })
 
 test('GET /product with faulty parameters → 400 that names each', async (t) => {

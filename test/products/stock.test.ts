@@ -94,6 +94,22 @@ test('take_stock by orders → the lines as they are now, less stock, same versi
   t.is(await stockOf(b), 1)
 })
 
+test('return_stock to a stock that was set to its most meanwhile → stays there, and the rest comes back', async (t) => {
+  await using orders = await connect('orders')
+  const [full, other] = [await add({ stock: 1_000_000_000 }), await add({ stock: 5 })]
+  await take(orders, [
+    [full, 2],
+    [other, 1],
+  ])
+  await change(full.id, { stock: 999_999_999 })
+  await orders.query('select products.return_stock($1, $2)', [
+    [full.id, other.id],
+    [2, 1],
+  ])
+  t.is(await stockOf(full), 1_000_000_000)
+  t.is(await stockOf(other), 5)
+})
+
 test('take_stock, some lines not to be had → BO001 that names them all, and nothing is taken', async (t) => {
   await using orders = await connect('orders')
   const [good, low, gone] = [await add({ stock: 5 }), await add({ stock: 1 }), await add({ stock: 5 })]
