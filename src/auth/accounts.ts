@@ -137,7 +137,9 @@ export async function loginByPassword(
       'email_unverified',
       'Verify the mail address first: type the code of the mail, or open its link.',
     )
-  if (isOutdated(user.password_hash as string)) await store.setPassword(db.knex, user.id, await hashPassword(password))
+  const current = user.password_hash as string
+  // A new password that came meanwhile stays.
+  if (isOutdated(current)) await store.setPassword(db.knex, user.id, await hashPassword(password), current)
   return user
 }
 

@@ -5,7 +5,10 @@ import { openLog } from '../platform/log.ts'
 import { Address } from './schema.ts'
 import * as store from './store.ts'
 
-/** Makes the account of `email` an admin, and the account where there is none: its owner logs in by a mailed code. */
+/**
+ * Makes the account of `email` an admin, and the account where there is none: its owner logs in by a mailed code. So he does
+ * where nobody has proven yet that the address is his: whoever registered it may be another.
+ */
 export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEnv) {
   const parsed = Address.safeParse({ email })
   if (!parsed.success)
@@ -14,7 +17,7 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
     ])
   const c = config('auth', env)
   await using db = openDb({ role: 'auth', c, log: openLog('warn', { role: 'admin' }) })
-  const made = await db.knex.transaction(async (trx) => {
+  const { made, unproven } = await db.knex.transaction(async (trx) => {
     const address = parsed.data.email
     await store.insertUser(trx, {
       id: uuid(),
@@ -25,14 +28,17 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
       password_hash: null,
     })
     const user = (await store.userByEmail(trx, address)) as store.UserRow
+    const unproven = user.email_verified_at === null
+    if (unproven) await store.setPassword(trx, user.id, null)
     await store.markVerified(trx, user.id)
     await store.revoke(trx, user.id)
     const roles = [...new Set([...user.roles, 'admin'])]
     const detail = { from: user.roles, to: roles, by: 'command' }
     await store.note(trx, { event: 'roles.changed', userId: user.id, detail })
-    return store.setRoles(trx, user.id, roles)
+    return { made: await store.setRoles(trx, user.id, roles), unproven }
   })
-  process.stdout.write(
-    `${made?.email} is an admin now. Log in with the password, or ask for a code: POST /auth/login {"email"}\n`,
-  )
+  const way = unproven
+    ? 'The address was not verified, so no password counts. Log in by a code: POST /auth/login {"email"}; then set one by POST /auth/password/forgot'
+    : 'Log in with the password, or ask for a code: POST /auth/login {"email"}'
+  process.stdout.write(`${made?.email} is an admin now. ${way}\n`)
 }

@@ -87,8 +87,11 @@ export async function setAvatar(
   return before
 }
 
-export const setPassword = (knex: Knex, id: string, passwordHash: string) =>
-  knex('auth.user').where({ id }).update({ password_hash: passwordHash, updated_at: knex.fn.now() })
+/** Null is no password. With `current`, only where that is still the hash of the user's password. */
+export const setPassword = (knex: Knex, id: string, passwordHash: string | null, current?: string) =>
+  knex('auth.user')
+    .where(current === undefined ? { id } : { id, password_hash: current })
+    .update({ password_hash: passwordHash, updated_at: knex.fn.now() })
 
 /** Undefined where the user was verified before. */
 export async function markVerified(knex: Knex, id: string): Promise<UserRow | undefined> {

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
+import { codeIn } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { type TestUser, useShop } from '../support/shop.ts'
 
@@ -124,6 +125,20 @@ test.serial(
     )
     const made = (await audit(admin.id)).find(({ event }) => event === 'roles.changed')
     t.like(made, { actor: null, detail: { by: 'command', to: ['customer', 'admin'] } })
+  },
+)
+
+test.serial(
+  'make admin of an address that was registered and never verified → no password counts, a code does',
+  async (t) => {
+    const account = { email: `${randomUUID()}@example.org`, password: 'of whoever registered it' }
+    await shop.call('POST', '/auth/register', { body: account })
+    await shop.run('auth', 'commands.ts', 'admin', account.email)
+    t.is((await shop.call('POST', '/auth/login', { body: account })).status, 401)
+    await shop.call('POST', '/auth/login', { body: { email: account.email } })
+    const code = codeIn(await shop.mailTo(account.email, { subject: /sign-in code/ }))
+    t.is((await shop.call('POST', '/auth/login', { body: { email: account.email, code } })).status, 200)
+    t.is((await shop.call('POST', '/auth/login', { body: account })).status, 401)
   },
 )
 
