@@ -145,7 +145,7 @@ export const settings = {
     type: wholeNumber(10, 60_000, 'milliseconds'),
     for: withMigrate,
     default: '3000',
-    help: 'Longest wait for a connection to the database, the bus or the mail server.',
+    help: 'Longest wait for a connection to the database, the mail server or the bus (there at least 5 s).',
   },
   DATABASE_URL: {
     type: postgres,
@@ -223,7 +223,7 @@ export const settings = {
     type: url(['http:', 'https:'], 'http://objectstore:8333'),
     for: withObjects,
     optional: true,
-    help: 'S3 that holds the pictures; addressed by path.',
+    help: 'S3 that holds the pictures, addressed by path; this or OBJECTS_DIR is required.',
   },
   S3_BUCKET: {
     type: bucket,
@@ -232,9 +232,21 @@ export const settings = {
     help: 'Bucket of the pictures; made when it is missing, where the key may.',
   },
   S3_REGION: { type: text, for: withObjects, default: 'us-east-1', help: 'Region that requests are signed for.' },
-  S3_ACCESS_KEY: { type: text, for: withObjects, secret: true, optional: true, help: 'Access key of S3_URL.' },
-  S3_SECRET_KEY: { type: text, for: withObjects, secret: true, optional: true, help: 'Secret key of S3_URL.' },
-  S3_CA: { type: pem, for: withObjects, optional: true, help: 'Authority of S3_URL.' },
+  S3_ACCESS_KEY: {
+    type: text,
+    for: withObjects,
+    secret: true,
+    optional: true,
+    help: 'Access key; required with S3_URL.',
+  },
+  S3_SECRET_KEY: {
+    type: text,
+    for: withObjects,
+    secret: true,
+    optional: true,
+    help: 'Secret key; required with S3_URL.',
+  },
+  S3_CA: { type: pem, for: withObjects, optional: true, help: 'Authority of S3_URL, which has to be https://.' },
   OBJECTS_DIR: {
     type: text,
     for: withObjects,
@@ -249,7 +261,12 @@ export const settings = {
   },
   SMTP_USER: credential('User of the mail server', ['notifications']),
   SMTP_PASSWORD: credential('Password of the mail server', ['notifications']),
-  SMTP_CA: { type: pem, for: ['notifications'], optional: true, help: 'Authority of the mail server.' },
+  SMTP_CA: {
+    type: pem,
+    for: ['notifications'],
+    optional: true,
+    help: 'Authority of the mail server; makes TLS required.',
+  },
   MAIL_FROM: {
     type: text,
     for: ['notifications'],
@@ -341,15 +358,17 @@ export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = pro
 /** Pictures need a place; a setting that has a fault of its own is not asked for again. */
 function objectFaults(reader: Reader, values: Record<string, unknown>, env: NodeJS.ProcessEnv): string[] {
   if (!(withObjects as readonly Reader[]).includes(reader)) return []
-  if (values.S3_URL)
-    return ['S3_ACCESS_KEY', 'S3_SECRET_KEY']
+  if (values.S3_URL) {
+    const faults = ['S3_ACCESS_KEY', 'S3_SECRET_KEY']
       .filter((name) => !values[name])
       .map((name) => `${name} is missing: S3_URL needs it`)
+    if (values.S3_CA && !String(values.S3_URL).startsWith('https:'))
+      faults.push('S3_CA would not be used: S3_URL is not https://')
+    return faults
+  }
   return values.OBJECTS_DIR || env.S3_URL
     ? []
-    : [
-        `S3_URL is missing: ${settings.S3_URL.help} Example: ${settings.S3_URL.type.example}. A directory will do: OBJECTS_DIR`,
-      ]
+    : [`S3_URL is missing: ${settings.S3_URL.help} Example: ${settings.S3_URL.type.example}`]
 }
 
 /** A URL with some of its parts replaced by what was set apart from it. */
