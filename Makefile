@@ -38,7 +38,8 @@ export: node_modules/.package-lock.json ## Write products as CSV or JSON lines, 
 job: node_modules/.package-lock.json ## Run a scheduled job now (NAME=expire-orders)
 	@$(call as,notifications) job "$(NAME)"
 
-dlq: node_modules/.package-lock.json ## Show what was given up (SHOW=7), send it once more or forget it (REPLAY=7 or all, DROP=7)
+# A host or a cluster needs no Node.js for it.
+dlq: $(if $(TARGET),,node_modules/.package-lock.json) ## Show what was given up (SHOW=7), send it once more or forget it (REPLAY=7 or all, DROP=7)
 	@$(if $(TARGET),bash scripts/dlq.sh,$(call as,migrate) dlq) $(if $(SHOW),show "$(SHOW)")$(if $(REPLAY),replay "$(REPLAY)")$(if $(DROP),drop "$(DROP)")
 
 migrate: node_modules/.package-lock.json ## Bring database and streams up to date
@@ -61,7 +62,7 @@ logs: ## Follow its logs (SERVICE=orders)
 status: ## Show versions, health, waiting events and the last backup
 	@bash scripts/status.sh
 
-roll: ## Bring what runs to new secrets, settings or images without a failed request (SERVICE=orders)
+roll: ## Bring what runs to new secrets, settings or images, without a failed request to a role (SERVICE=orders)
 	@bash scripts/roll.sh $(SERVICE)
 
 upgrade: ## Take the images of this checkout into the running shop
@@ -147,10 +148,10 @@ bench: node_modules/.package-lock.json ## Measure against bare Node.js and Postg
 flame: node_modules/.package-lock.json ## Draw where the time of a product list and of an order goes (docs/flame-*.svg)
 	@$(node) bench/flame.ts
 
-chaos: node_modules/.package-lock.json ## Strike every part in every way under load, and compare the ledger (ARGS="--parts nats --faults kill,freeze")
+chaos: node_modules/.package-lock.json ## Break each part in each way under a load of orders, and compare the ledger (ARGS="--parts nats --faults kill,freeze")
 	@$(node) test/chaos/run.ts $(ARGS)
 
-hostile: node_modules/.package-lock.json ## Mean the shop harm in every way, and count the cases (ARGS="--seed 7 --times 10")
+hostile: node_modules/.package-lock.json ## Try hostile input on every way in, and count the cases (ARGS="--seed 7 --times 10")
 	@$(node) test/hostile/run.ts $(ARGS)
 
 version: node_modules/.package-lock.json ## Write the version wherever it stands (V=1.4.0)

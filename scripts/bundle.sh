@@ -12,8 +12,12 @@ git rev-parse --verify -q HEAD >/dev/null 2>&1 || die "this is no git checkout" 
 
 version=$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)
 registry=$(setting BODEGA_REGISTRY)
+# Compose leaves COMPOSE_PROFILES alone where a profile is given.
+profiles=$(setting COMPOSE_PROFILES)
 # What a form refuses to go without plays no part in which images it takes.
-form() { BODEGA_ENV=$environment BODEGA_REGISTRY=$1 PUBLIC_URL=- MAIL_FROM=- docker compose --profile operate "${@:2}"; }
+form() {
+  BODEGA_ENV=$environment BODEGA_REGISTRY=$1 PUBLIC_URL=- MAIL_FROM=- COMPOSE_PROFILES=operate${profiles:+,$profiles} docker compose "${@:2}"
+}
 images=$(form '' config --images | sort -u) || die "the compose files cannot be used as .env sets them" "next: docker compose config"
 [[ $images != *@* ]] || die "these images are pinned: $(printf '%s' "$images" | grep @ | paste -sd ' ' -)" "A digest is a registry's, and goes with it. next: make the bundle from a checkout before make pin"
 if [ -z "$registry" ]; then

@@ -32,6 +32,7 @@ spec:
   # What an operator who went away leaves ends by itself.
   activeDeadlineSeconds: 14400
   terminationGracePeriodSeconds: 0
+  serviceAccountName: {$spec.serviceAccountName}
   automountServiceAccountToken: false
   enableServiceLinks: false
   imagePullSecrets: {$spec.imagePullSecrets}
@@ -72,6 +73,11 @@ start_servers() {
   for object in $(k get statefulsets -l "$(part postgres,nats,objectstore)" -o name); do
     k rollout status "$object" --timeout=2m >/dev/null || die "$object is not ready" "next: kubectl --namespace $space describe $object"
   done
+}
+# The Job of migrate has run before there was what came back, which may be older, and has the grants of no database.
+adopted() {
+  worker bodega-migrate "$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)" migrate
+  k exec bodega-migrate -- node /app/src/main.ts migrate
 }
 stop_shop() {
   replicas=$(k get deployments -l "$shop" -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.replicas}{"\n"}{end}')

@@ -30,6 +30,8 @@ else
     for service in postgres nats objectstore; do ! has "$service" || servers+=("$service"); done
     [ ${#servers[@]} -eq 0 ] || compose up -d --no-deps --wait --wait-timeout 120 "${servers[@]}" || die "the servers do not become healthy" "next: docker compose logs ${servers[*]}"
   }
+  # Starting the shop runs migrate.
+  adopted() { :; }
   stop_shop() { compose stop edge "${roles[@]}"; }
   start_shop() { compose up -d --wait --wait-timeout 180; }
   after_failure() { printf '%s\n' '  The shop has the data from before; it is stopped. next: docker compose up -d --wait' >&2; }

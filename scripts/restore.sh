@@ -63,5 +63,6 @@ diff <(sorted "$work/$manifest_part") <(sorted "$work/restored") >"$work/differe
 objects import <"$work/$objects_part" || die "the pictures could not be restored"
 inside database adopt </dev/null || die "the restored database could not be put in its place"
 stopped=''
+adopted || die "restored, but its schema could not be brought up to date" "next: $hint_logs"
 start_shop || die "restored, but the shop does not become healthy" "next: make status"
 say "$file: restored, $(facts table | awk '{ n += $2 } END { print n + 0 }') rows in $(facts table | wc -l | tr -d ' ') tables compared"

@@ -14,6 +14,23 @@ image_of() {
   [ -z "$id" ] || docker inspect -f '{{.Image}}' "$id"
 }
 
+id_of() { docker image inspect -f '{{.Id}}' "$1" 2>/dev/null || true; }
+# Whether an upgrade to this version has stopped half-way: something runs the image from before it, which is not the one
+# that this version's tag means. What is kept as the way back then stays.
+unfinished() {
+  local service image before container
+  for service in "${roles[@]}" edge; do
+    image=$app
+    [ "$service" != edge ] || image=$edge
+    before=$(id_of "$image:$previous")
+    [ -n "$before" ] && [ "$before" != "$(id_of "$image:$version")" ] || continue
+    for container in $(running "$service"); do
+      [ "$(docker inspect -f '{{.Image}}' "$container")" != "$before" ] || return 0
+    done
+  done
+  return 1
+}
+
 if [ "${1:-}" = back ]; then
   docker image inspect "$app:$previous" "$edge:$previous" >/dev/null 2>&1 || die "there is no previous image here" "make upgrade keeps the one it replaces."
   docker tag "$app:$previous" "$app:$version"
@@ -25,6 +42,9 @@ fi
 was_app=$(image_of orders)
 was_edge=$(image_of edge)
 [ -n "$was_app" ] && [ -n "$was_edge" ] || die "the shop does not run here" "next: docker compose up -d --wait"
+# Asked before the tags move.
+keep=''
+! unfinished || keep=yes
 if [ -n "$registry" ]; then
   compose pull migrate edge || die "the images of $version cannot be pulled from $registry" "Nothing was changed."
 elif [ -f .bundle ]; then
@@ -32,7 +52,7 @@ elif [ -f .bundle ]; then
 else
   docker compose build || die "the images cannot be built" "Nothing was changed."
 fi
-if [ "$was_app $was_edge" != "$(docker image inspect -f '{{.Id}}' "$app:$version" "$edge:$version" | paste -sd ' ' -)" ]; then
+if [ -z "$keep" ] && [ "$was_app $was_edge" != "$(docker image inspect -f '{{.Id}}' "$app:$version" "$edge:$version" | paste -sd ' ' -)" ]; then
   docker tag "$was_app" "$app:$previous"
   docker tag "$was_edge" "$edge:$previous"
 fi

@@ -242,20 +242,21 @@ open_sealed() {
   # JSON's escapes are those of printf %b, but for \u, \/ and \".
   json=$(printf '%s\n' "$json" | awk '
     /^[{}]$/ { next }
-    !/^\t"[A-Z][A-Z0-9_]*": ".*",?$/ { print "!"; exit }
+    !/^\t"[A-Z][A-Z0-9_]*": ".*",?$/ { print "?"; exit }
     { key = $0; sub(/^\t"/, "", key); sub(/".*/, "", key)
       sub(/^[^:]*: "/, ""); sub(/",?$/, ""); out = ""; n = length($0)
       for (i = 1; i <= n; i++) { c = substr($0, i, 1)
         if (c != "\\") { out = out c; continue }
         c = substr($0, ++i, 1)
         if (c == "u") { code = substr($0, i + 1, 4); i += 4
-          if (substr(code, 1, 2) != "00") { print "!"; exit }
+          if (substr(code, 1, 2) != "00") { print "?"; exit }
           d = (index("0123456789abcdef", tolower(substr(code, 3, 1))) - 1) * 16 + index("0123456789abcdef", tolower(substr(code, 4, 1))) - 1
           out = out sprintf("\\0%03o", d) }
         else if (c == "/" || c == "\"") out = out c
         else out = out "\\" c }
       print key " " out }')
-  [[ $json != *'!'$'\n'* && $json != '!' && $json != *$'\n!' ]] || die "$1: stringData is not a list of KEY: text" \
+  # No KEY begins so.
+  [[ $'\n'$json != *$'\n?'* ]] || die "$1: stringData is not a list of KEY: text" \
     "next: make secrets-edit ENV=$env, and quote every value"
   opened=()
   while IFS= read -r line; do
