@@ -63,6 +63,14 @@ export const differences: readonly Difference[] = [
       "Longer than a name server may keep an address: CoreDNS 5 s, Docker's own not at all, and the edge 2 s more.",
   },
   {
+    parts: roles,
+    form: 'prod',
+    field: 'env DATABASE_POOL',
+    compose: null,
+    cluster: '4',
+    reason: 'An autoscaler may make ten of each role, whose connections one PostgreSQL must still take.',
+  },
+  {
     parts: ['edge'],
     field: 'env EDGE_RESOLVER',
     compose: '127.0.0.11',

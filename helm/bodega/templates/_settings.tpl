@@ -34,6 +34,9 @@
   "LISTEN_HOST" "0.0.0.0"
   "PUBLIC_URL" $root.Values.settings.publicUrl
   "DRAIN_DELAY" "10" -}}
+{{- /* Ten of each role hold 180 connections for single statements (auth 4, products 2, orders 8, notifications 4) and at
+  most 160 of these: fewer than the 400 that PostgreSQL takes. */}}
+{{- if $root.Values.autoscaling.enabled }}{{ $_ := set $env "DATABASE_POOL" "4" }}{{ end -}}
 {{- $settings := include "bodega.settings" $root | fromJson -}}
 {{- range $role.settings }}{{ $_ := set $env . (get $settings .) }}{{ end -}}
 {{- mergeOverwrite $env $role.extraEnv | toJson -}}

@@ -31,13 +31,23 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- $first := first (splitList "/" $image.repository) -}}
 {{- $own := and (contains "/" $image.repository) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
 {{- if and $registry (not $own) }}{{ trimSuffix "/" $registry }}/{{ end }}{{ $image.repository }}
-{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion | required (printf "The image %s has neither a tag nor a digest" $image.repository) }}{{ end }}
 {{- end -}}
 
 {{/* image and imagePullPolicy: (list $ image) */}}
 {{- define "lib.from" -}}
 image: {{ include "lib.image" . | quote }}
 imagePullPolicy: {{ (index . 0).Values.global.imagePullPolicy }}
+{{- end -}}
+
+{{/* Who a part's pods are to the cluster, which they never ask: (list $ component) */}}
+{{- define "lib.account" -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "lib.fullname" (index . 0) }}-{{ index . 1 }}
+  labels: {{- include "lib.labels" . | nindent 4 }}
+automountServiceAccountToken: false
 {{- end -}}
 
 {{/* What every pod says of itself: (list $ uid component) */}}
