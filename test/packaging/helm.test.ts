@@ -261,6 +261,10 @@ test('a misspelt or wrong value → refused at once, with its path', async (t) =
     [{ settings: { publicUrl: 'shop.example.org' } }, /at '\/settings\/publicUrl'/],
     [{ external: { databaseUrl: 'postgres://me:secret@db/bodega' } }, /at '\/external\/databaseUrl'/],
     [{ objectstore: { kind: 'minio' } }, /objectstore\.minio\.repository is empty/],
+    [
+      merged(minio, { objectstore: { minio: { tag: '' } } }),
+      /registry\.example\.org\/minio has neither a tag nor a digest/,
+    ],
     [{ nats: { enabled: false } }, /external\.natsUrl is empty/],
     [{ objectstore: { enabled: false } }, /external\.s3Url is empty/],
     [{ postgres: { enabled: false } }, /external\.databaseUrl is empty/],

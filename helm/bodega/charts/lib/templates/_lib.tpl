@@ -27,11 +27,13 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{/* (list $ image): registry, repository, and the digest, else the tag, else the version of the chart. */}}
 {{- define "lib.image" -}}
 {{- $root := index . 0 -}}{{- $image := index . 1 -}}
+{{- $tag := $image.tag | default $root.Chart.AppVersion -}}
+{{- if and $image.repository (not $tag) (not $image.digest) }}{{ fail (printf "The image %s has neither a tag nor a digest" $image.repository) }}{{ end -}}
 {{- $registry := $root.Values.global.imageRegistry -}}
 {{- $first := first (splitList "/" $image.repository) -}}
 {{- $own := and (contains "/" $image.repository) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
 {{- if and $registry (not $own) }}{{ trimSuffix "/" $registry }}/{{ end }}{{ $image.repository }}
-{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion | required (printf "The image %s has neither a tag nor a digest" $image.repository) }}{{ end }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $tag }}{{ end }}
 {{- end -}}
 
 {{/* image and imagePullPolicy: (list $ image) */}}
