@@ -404,6 +404,32 @@ test('make upgrade to the next version under load, and back → no failed reques
   t.deepEqual(await nothingLost(), { lost: [], oversold: [] })
 })
 
+test('an upgrade that stops half-way and is run again → the way back is still the version from before', async (t) => {
+  t.timeout(600_000)
+  const roles = ['auth', 'products', 'orders', 'notifications']
+  const images = async () => {
+    const ids = (await Promise.all(roles.map((role) => host.containers(role)))).flat()
+    return (await run('docker', ['inspect', '-f', '{{.Image}}', ...ids])).out.split('\n')
+  }
+  const before = await images()
+  const file = 'compose/compose.dev.yaml'
+  const whole = readFileSync(join(host.clone, file), 'utf8')
+  const text = readFileSync(join(host.clone, 'src/platform/health.ts'), 'utf8')
+  host.write('src/platform/health.ts', `${text}\nexport const second = true\n`)
+  host.write(file, whole.replace(/(?<=^  notifications: \{)/m, ' environment: { LOG_LEVEL: loud },'))
+  const { code, all } = await host.make(['upgrade'], { any: true, seconds: 300 })
+  t.not(code, 0)
+  t.regex(all, /LOG_LEVEL is "loud"[\s\S]*the old one goes on/)
+  t.is(new Set(await images()).size, 2)
+
+  host.write(file, whole)
+  await host.make(['upgrade'], { seconds: 300 })
+  t.is(new Set(await images()).size, 1)
+  t.notDeepEqual(await images(), before)
+  await host.make(['rollback'], { seconds: 300 })
+  t.deepEqual(await images(), before)
+})
+
 test('an upgrade whose new role never becomes healthy → it is taken away, the old one serves on', async (t) => {
   t.timeout(240_000)
   const before = await host.containers('auth')
