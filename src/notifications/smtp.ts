@@ -73,7 +73,7 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
       connection.once('end', () => {
         const at = idle.indexOf(connection)
         if (at >= 0) idle.splice(at, 1)
-        reject(Object.assign(new Error('the mail server closed the connection'), { code: 'ECONNECTION' }))
+        reject(closed())
       })
       connection.connect((error) => {
         if (error) return fail(error)
@@ -87,12 +87,28 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
       })
     })
 
-  const transmit = (connection: SMTPConnection, envelope: { from: string; to: string[] }, message: Buffer) =>
+  /**
+   * Asks something of a connection, and rejects once it has ended: the client forgets what is not answered by then, and
+   * tells nobody but the sender of a mail (nodemailer 10.6).
+   */
+  const ask = (connection: SMTPConnection, question: (done: (error?: Error | null) => void) => void) =>
     new Promise<void>((resolve, reject) => {
-      connection.send({ ...envelope, size: message.length }, message, (error) => (error ? reject(error) : resolve()))
+      // The client tells a sender why only after the end.
+      const ended = () => setImmediate(reject, closed())
+      connection.once('end', ended)
+      question((error) => {
+        connection.off('end', ended)
+        if (error) reject(error)
+        else resolve()
+      })
     })
+  const transmit = (connection: SMTPConnection, envelope: { from: string; to: string[] }, message: Buffer) =>
+    ask(connection, (done) => connection.send({ ...envelope, size: message.length }, message, done))
   const reset = (connection: SMTPConnection) =>
-    new Promise<boolean>((resolve) => connection.reset((error) => resolve(!error)))
+    ask(connection, (done) => connection.reset(done)).then(
+      () => true,
+      () => false,
+    )
 
   return {
     async send(envelope, message) {
@@ -127,3 +143,5 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
     },
   }
 }
+
+const closed = () => Object.assign(new Error('the mail server closed the connection'), { code: 'ECONNECTION' })

@@ -136,6 +136,21 @@ test.serial('550 for a recipient → in the dead letters at once, with what the 
   await mailOf(id)
 })
 
+test.serial(
+  '550 for more mails than there are connections, each ended before RSET is answered → in the dead letters at once, and the next goes out',
+  async (t) => {
+    sink.judge = () => ({ code: 550, text: '5.1.1 no such user here', cutsOnReset: true })
+    const refused = await publish(notices(25))
+    await settled()
+    const letters = (await deadLetters()).filter(({ seq }) => refused.includes(seq))
+    t.is(letters.length, 25)
+    for (const { reason } of letters) t.regex(reason, /550 5\.1\.1 no such user here/)
+    sink.judge = () => undefined
+    await mailOf(await tell('msg.user.password_changed', person('en')))
+    await settled()
+  },
+)
+
 test.serial('connection reset after the data of a digest → it is lost, and never sent twice', async (t) => {
   const [user] = await sql(
     `insert into auth.user (id, email, name, locale, time_zone, roles, email_verified_at)

@@ -4,8 +4,11 @@ import { buffer } from 'node:stream/consumers'
 import { type ParsedMail, simpleParser } from 'mailparser'
 import { SMTPServer, type SMTPServerOptions, type SMTPServerSession } from 'smtp-server'
 
-/** What happens to a mail instead of being taken: a reply to its recipient, or a connection that ends before the reply to its data. */
-export type Fault = { code: number; text: string } | 'reset'
+/**
+ * What happens to a mail instead of being taken: a reply to its recipient, after which the connection may end instead of an
+ * answer to RSET, or a connection that ends before the reply to its data.
+ */
+export type Fault = { code: number; text: string; cutsOnReset?: true } | 'reset'
 
 export interface Received extends ParsedMail {
   /** Of the envelope. */
@@ -51,10 +54,13 @@ export function mailSink(options: SMTPServerOptions = {}): MailSink {
         disabledCommands: options.key ? [] : ['STARTTLS'],
         closeTimeout: 100,
         ...options,
-        onRcptTo({ address }, _session, done) {
+        onRcptTo({ address }, session, done) {
           const fault = sink.judge(address)
-          if (fault && fault !== 'reset') done(Object.assign(new Error(fault.text), { responseCode: fault.code }))
-          else done()
+          if (!fault || fault === 'reset') return done()
+          if (fault.cutsOnReset)
+            for (const connection of connectionsOf(session))
+              Object.assign(connection, { handler_RSET: () => cut(connection) })
+          done(Object.assign(new Error(fault.text), { responseCode: fault.code }))
         },
         onData(stream, session, done) {
           void take(stream, session).then(
@@ -69,6 +75,8 @@ export function mailSink(options: SMTPServerOptions = {}): MailSink {
       port = (listening.address() as AddressInfo).port
     },
   }
+  const connectionsOf = (session: SMTPServerSession) =>
+    [...server.connections].filter((connection) => connection.session === session)
   async function take(stream: NodeJS.ReadableStream, session: SMTPServerSession) {
     const raw = await buffer(stream)
     const recipients = session.envelope.rcptTo.map((to) => to.address)
@@ -76,7 +84,7 @@ export function mailSink(options: SMTPServerOptions = {}): MailSink {
     const mail: Received = Object.assign(parsed, { recipients, messageId: parsed.messageId ?? '' })
     await sink.pause(mail)
     if (recipients.some((recipient) => sink.judge(recipient) === 'reset')) {
-      for (const connection of server.connections) if (connection.session === session) cut(connection)
+      for (const connection of connectionsOf(session)) cut(connection)
       throw new Error('reset')
     }
     sink.taken.push(mail)
