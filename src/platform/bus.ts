@@ -32,12 +32,29 @@ interface BusOptions {
   log: Logger
 }
 
-/** Connects in the background and keeps on trying: a role starts, and takes orders, without NATS. */
+/** Milliseconds until a server that refused our login is asked again: it logs each, and so do we. */
+const refusedWait = 5000
+
+/**
+ * Connects in the background and keeps on trying: a role starts, and takes orders, without NATS. So too where its login is
+ * refused: in a rotation of passwords the role may know the new one first.
+ */
 export function openBus({ name, c, log }: BusOptions): Bus {
   const { NATS_BROKER_URL: url, NATS_CA: ca, CONN_TIMEOUT: connectTimeout } = c
   const { username, password } = new URL(url)
   let current: NatsConnection | undefined
   let up = false
+  // A login was sent, and no connection has come of it.
+  let asked = false
+  let refusedAt = -refusedWait
+  const wait = () => {
+    if (asked) {
+      asked = false
+      refusedAt = performance.now()
+      log.error({ user: username, retryMs: refusedWait }, 'bus login refused, or cut off before its answer')
+    }
+    return performance.now() - refusedAt < refusedWait ? refusedWait : 250
+  }
   const connection = connect({
     servers: url.replace(/\/\/[^@/]*@/, '//'),
     user: decodeURIComponent(username) || undefined,
@@ -52,13 +69,20 @@ export function openBus({ name, c, log }: BusOptions): Bus {
     // Else each event published makes two errors with a stack, for the case that one is needed.
     noAsyncTraces: true,
     maxReconnectAttempts: -1,
-    reconnectDelayHandler: reconnectDelay(),
+    // Else it gives up for good at the second login that is refused.
+    ignoreAuthErrorAbort: true,
+    // Adds nothing to the login: before its first connection the client tells of no fault, but it calls this for each login.
+    authenticator: () => {
+      asked = true
+    },
+    reconnectDelayHandler: reconnectDelay(wait),
     // A frozen server is noticed after two missed pings.
     pingInterval: 5000,
     maxPingOut: 2,
   }).then((nc) => {
     current = nc
     up = true
+    asked = false
     log.info({ server: nc.getServer() }, 'bus connected')
     void watch(nc)
     return nc
@@ -67,12 +91,14 @@ export function openBus({ name, c, log }: BusOptions): Bus {
 
   async function watch(nc: NatsConnection) {
     for await (const status of nc.status()) {
+      // The client tells both once more for each login that was refused in between.
       if (status.type === 'disconnect') {
+        if (up) log.warn('bus disconnected')
         up = false
-        log.warn('bus disconnected')
       } else if (status.type === 'reconnect') {
+        if (!up) log.info({ server: status.data }, 'bus reconnected')
         up = true
-        log.info({ server: status.data }, 'bus reconnected')
+        asked = false
       } else if (status.type === 'error') log.error({ fault: status.data }, 'bus fault')
     }
   }
@@ -91,10 +117,11 @@ export function openBus({ name, c, log }: BusOptions): Bus {
 }
 
 /**
- * Milliseconds until a server is tried again. The client counts them by the wall clock (nats 2.29): put back by an hour, it
- * would not try again for an hour. So what it was put back is taken off, for as many tries as a cluster may have servers.
+ * Milliseconds until a server is tried again: those of `wait`. The client counts them by the wall clock (nats 2.29): put
+ * back by an hour, it would not try again for an hour. So what it was put back is taken off, for as many tries as a cluster
+ * may have servers.
  */
-function reconnectDelay() {
+function reconnectDelay(wait: () => number) {
   const shift = () => Date.now() - performance.now()
   let last = shift()
   let back = 0
@@ -106,7 +133,7 @@ function reconnectDelay() {
       tries = 16
     }
     last = now
-    return tries > 0 && tries-- ? 250 - back : 250
+    return tries > 0 && tries-- ? wait() - back : wait()
   }
 }
 

@@ -1,3 +1,5 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import anyTest, { type TestFn } from 'ava'
 import { eventually } from '../support/shop.ts'
 import { useOrders } from './orders.ts'
@@ -33,3 +35,58 @@ test.serial('role started while NATS is away → ready, takes orders, tells them
   await shop.nats.restart()
   await eventually('the event', async () => (await eventsOf(user)).length === 1)
 })
+
+/** Changes the password that the bus knows of the role, and answers with the one before; a reload or a restart reads it. */
+function rotate(password: string) {
+  const file = join(shop.dir, 'nats', 'conf', 'nats.vars')
+  const line = /^ORDERS_NATS_PASSWORD: "(.*)"$/m
+  const vars = readFileSync(file, 'utf8')
+  writeFileSync(file, vars.replace(line, `ORDERS_NATS_PASSWORD: "${password}"`))
+  return line.exec(vars)?.[1] as string
+}
+/** When the role's log told of a refused login, in milliseconds, from byte `from` of the log on. */
+const refusals = (from: number) =>
+  readFileSync(shop.roles.orders.log)
+    .subarray(from)
+    .toString()
+    .split('\n')
+    .filter((line) => line.includes('bus login refused'))
+    .map((line) => Date.parse(JSON.parse(line).time))
+const logged = () => readFileSync(shop.roles.orders.log).length
+
+test.serial(
+  'role started with a password that the bus does not know yet → ready, takes orders, says why it waits, tells them once it is known',
+  async (t) => {
+    const user = customer()
+    const productId = await product()
+    const known = rotate('yesterday')
+    await shop.nats.restart()
+    const from = logged()
+    await shop.roles.orders.restart()
+    t.is((await order(user, { items: [{ productId, quantity: 1 }] })).status, 201)
+    await eventually('it is refused again', async () => refusals(from).length >= 2)
+    const [first, second] = refusals(from) as [number, number]
+    t.true(second - first > 1000, `${second - first} ms`)
+    rotate(known)
+    await shop.nats.kill('SIGHUP')
+    await eventually('the event', async () => (await eventsOf(user)).length === 1)
+  },
+)
+
+test.serial(
+  'password of a connected role changed on the bus → the role says so, and tells all orders once its own is known again',
+  async (t) => {
+    const user = customer()
+    const productId = await product()
+    const from = logged()
+    const known = rotate('tomorrow')
+    await shop.nats.kill('SIGHUP')
+    await eventually('it is refused three times', async () => refusals(from).length >= 3)
+    const times = refusals(from)
+    t.true((times[2] as number) - (times[0] as number) > 1000)
+    t.is((await order(user, { items: [{ productId, quantity: 1 }] })).status, 201)
+    rotate(known)
+    await shop.nats.restart()
+    await eventually('the event', async () => (await eventsOf(user)).length === 1)
+  },
+)
