@@ -30,6 +30,8 @@ interface BusOptions {
   name: Role | 'migrate'
   c: Pick<Config<Role | 'migrate'>, 'NATS_BROKER_URL' | 'NATS_CA' | 'CONN_TIMEOUT'>
   log: Logger
+  /** For a command that ends, so that somebody sees it fail: a login that is refused twice in a row is the end. */
+  givesUp?: boolean
 }
 
 /** Milliseconds until a server that refused our login is asked again: it logs each, and so do we. */
@@ -39,7 +41,7 @@ const refusedWait = 5000
  * Connects in the background and keeps on trying: a role starts, and takes orders, without NATS. So too where its login is
  * refused: in a rotation of passwords the role may know the new one first.
  */
-export function openBus({ name, c, log }: BusOptions): Bus {
+export function openBus({ name, c, log, givesUp = false }: BusOptions): Bus {
   const { NATS_BROKER_URL: url, NATS_CA: ca, CONN_TIMEOUT: connectTimeout } = c
   const { username, password } = new URL(url)
   let current: NatsConnection | undefined
@@ -69,8 +71,7 @@ export function openBus({ name, c, log }: BusOptions): Bus {
     // Else each event published makes two errors with a stack, for the case that one is needed.
     noAsyncTraces: true,
     maxReconnectAttempts: -1,
-    // Else it gives up for good at the second login that is refused.
-    ignoreAuthErrorAbort: true,
+    ignoreAuthErrorAbort: !givesUp,
     // Adds nothing to the login: before its first connection the client tells of no fault, but it calls this for each login.
     authenticator: () => {
       asked = true

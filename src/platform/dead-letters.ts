@@ -33,7 +33,7 @@ export async function runDeadLetters(env: NodeJS.ProcessEnv, verb = 'list', whic
       `dlq ${verb} ${which} is unknown; say dlq, dlq show NUMBER, dlq replay NUMBER|all or dlq drop NUMBER|all`,
     ])
   const c = config('migrate', env)
-  await using bus = openBus({ name: 'migrate', c, log: openLog('error', { role: 'dlq' }) })
+  await using bus = openBus({ name: 'migrate', c, log: openLog('error', { role: 'dlq' }), givesUp: true })
   const impatience = setTimeout(() => {
     process.stderr.write('NATS does not answer; try again when it is up\n')
     process.exit(1)

@@ -33,7 +33,7 @@ export async function migrate(c: Config<'migrate'>) {
   } finally {
     await client.end()
   }
-  const bus = openBus({ name: 'migrate', c, log })
+  const bus = openBus({ name: 'migrate', c, log, givesUp: true })
   const nagging = setInterval(() => bus.connected() || log.warn('waiting for the bus'), 2000)
   await makeStreams(await bus.connection, Number(c.NATS_REPLICAS))
   clearInterval(nagging)

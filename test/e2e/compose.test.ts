@@ -416,7 +416,7 @@ test('an upgrade that stops half-way and is run again → the way back is still 
   const whole = readFileSync(join(host.clone, file), 'utf8')
   const text = readFileSync(join(host.clone, 'src/platform/health.ts'), 'utf8')
   host.write('src/platform/health.ts', `${text}\nexport const second = true\n`)
-  host.write(file, whole.replace(/(?<=^  notifications: \{)/m, ' environment: { LOG_LEVEL: loud },'))
+  host.write(file, whole.replace(/(?<=^ {2}notifications: \{)/m, ' environment: { LOG_LEVEL: loud },'))
   const { code, all } = await host.make(['upgrade'], { any: true, seconds: 300 })
   t.not(code, 0)
   t.regex(all, /LOG_LEVEL is "loud"[\s\S]*the old one goes on/)

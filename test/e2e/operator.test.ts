@@ -116,3 +116,21 @@ test('the PostgresCluster of overlays/prod and of the chart → the real definit
     t.regex(misspelt.all, /unknown field "spec\.proxy\.pgBouncers"/)
   }
 })
+
+test('helm without pgo.enabled over the operator’s database → refused, since the shop would begin anew on another', async (t) => {
+  const helm = (...args: string[]) =>
+    run('helm', [...args, 'bodega', 'helm/bodega', '--namespace', namespace], { any: true })
+  const made = await helm('template', ...withPgo, '--set', 'pgo.crdCheck=false', '--show-only', 'templates/pgo.yaml')
+  const applied = await k(['apply', '-f', '-'], made.out)
+  t.is(applied.code, 0, applied.all)
+  const owner = [`release-name=bodega`, `release-namespace=${namespace}`].map((fact) => `meta.helm.sh/${fact}`)
+  await k(['annotate', 'postgrescluster', 'bodega-db', ...owner])
+  const dry = ['install', '--dry-run=server']
+  const forgotten = await helm(...dry)
+  t.not(forgotten.code, 0)
+  t.regex(forgotten.all, /PostgresCluster bodega-db has this shop's data[\s\S]*next: the same -f files as before/)
+  const meant = await helm(...dry, ...withPgo)
+  t.is(meant.code, 0, meant.all)
+  await k(['delete', 'postgrescluster', 'bodega-db', '--wait'])
+  t.is((await helm(...dry)).code, 0)
+})
