@@ -16,7 +16,7 @@ import { Counter, Gauge } from 'prom-client'
 import { type Consumer, consumers, stream } from '../events.ts'
 import type { Config, Role } from './config.ts'
 import type { Logger } from './log.ts'
-import { registry } from './metrics.ts'
+import { asked, registry } from './metrics.ts'
 
 export interface Bus extends AsyncDisposable {
   /** Resolves with the first connection; later losses are mended by the client itself. */
@@ -305,17 +305,18 @@ export function consume(
 }
 
 function measureLag(bus: Bus, durable: Consumer) {
+  const look = asked(async () => {
+    const jsm = await (await bus.connection).jetstreamManager({ checkAPI: false })
+    return jsm.consumers.info(stream, durable)
+  })
   new Gauge({
     name: 'bus_consumer_lag',
     help: 'Messages that a consumer has not ended yet, by state',
     labelNames: ['consumer', 'state'],
     registers: [registry],
     async collect() {
-      if (!bus.connected()) return
-      const nc = await bus.connection
-      const jsm = await nc.jetstreamManager({ checkAPI: false })
-      const info = await jsm.consumers.info(stream, durable).catch(() => undefined)
-      if (!info) return
+      const info = bus.connected() ? await look() : undefined
+      if (!info) return this.reset()
       this.set({ consumer: durable, state: 'waiting' }, info.num_pending)
       this.set({ consumer: durable, state: 'in_hand' }, info.num_ack_pending)
     },

@@ -30,7 +30,8 @@ export async function readiness(checks: Checks): Promise<Readiness> {
   }
 }
 
-function within<T>(ms: number, work: Promise<T>): Promise<T> {
+/** What `work` comes to; rejects where that takes more than `ms` milliseconds, and the work goes on. */
+export function within<T>(ms: number, work: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error(`no answer in ${ms} ms`)), ms)
     work.then(resolve, reject).finally(() => clearTimeout(timer))

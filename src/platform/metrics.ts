@@ -1,9 +1,24 @@
 import { createServer } from 'node:http'
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Db } from './db.ts'
+import { within } from './health.ts'
 import type { Logger } from './log.ts'
 
 export const registry = new Registry()
+
+/**
+ * Asks a server for a metric; undefined where it fails or takes more than 2 s, since a scrape serves all metrics or none.
+ * Scrapes that come meanwhile wait for the same answer, so that a frozen server holds one connection.
+ */
+export function asked<T>(ask: () => Promise<T>): () => Promise<T | undefined> {
+  let asking: Promise<T> | undefined
+  return () => {
+    asking ??= ask().finally(() => {
+      asking = undefined
+    })
+    return within(2000, asking).catch(() => undefined)
+  }
+}
 
 export const httpDuration = new Histogram({
   name: 'http_request_duration_seconds',

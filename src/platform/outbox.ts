@@ -6,7 +6,7 @@ import type { Bus } from './bus.ts'
 import type { Role } from './config.ts'
 import type { Db, Knex } from './db.ts'
 import type { Logger } from './log.ts'
-import { registry } from './metrics.ts'
+import { asked, registry } from './metrics.ts'
 
 /** Puts an event into the role's outbox, inside the transaction that changes the state it tells of. */
 export const append = <S extends Subject>(trx: Knex.Transaction, schema: Role, subject: S, payload: Payload<S>) =>
@@ -93,20 +93,25 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
 }
 
 function measureOutbox(db: Db, schema: Role) {
-  const measure = (name: string, help: string, sql: string) =>
+  // A fault of it is one of the relay too, which logs it.
+  const look = asked<Record<'events' | 'oldest', number>>(async () => {
+    const { rows } = await db.knex.raw(
+      `select count(*) as events, coalesce(extract(epoch from now() - min(created_at)), 0)::float8 as oldest
+       from ${schema}.outbox`,
+    )
+    return rows[0]
+  })
+  const measure = (name: string, help: string, value: 'events' | 'oldest') =>
     new Gauge({
       name,
       help,
       registers: [registry],
       async collect() {
-        const { rows } = await db.knex.raw(`select ${sql} as value from ${schema}.outbox`)
-        this.set(rows[0].value)
+        const found = await look()
+        if (found) this.set(found[value])
+        else this.remove()
       },
     })
-  measure('outbox_events', 'Events not yet published', 'count(*)')
-  measure(
-    'outbox_oldest_seconds',
-    'Age of the oldest event not yet published',
-    'coalesce(extract(epoch from now() - min(created_at)), 0)::float8',
-  )
+  measure('outbox_events', 'Events not yet published', 'events')
+  measure('outbox_oldest_seconds', 'Age of the oldest event not yet published', 'oldest')
 }

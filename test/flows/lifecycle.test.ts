@@ -78,6 +78,35 @@ test.serial(
   },
 )
 
+/** The lines of the outbox in a scrape, which must bring the other metrics whatever becomes of these. */
+async function outboxMetrics() {
+  const scrape = await fetch(shop.roles.orders.metricsUrl)
+  const text = await scrape.text()
+  if (scrape.status !== 200 || !text.includes('nodejs_eventloop_lag_seconds'))
+    throw new Error(`${scrape.status} ${text}`)
+  return text.split('\n').filter((line) => line.startsWith('outbox_'))
+}
+
+test.serial(
+  'the database does not answer for the outbox → each scrape is served without it, on one connection; it does → with it',
+  async (t) => {
+    t.is((await outboxMetrics()).length, 2)
+    const holder = new pg.Client({ connectionString: shop.databaseUrl })
+    await holder.connect()
+    t.teardown(() => holder.end())
+    await holder.query('begin; lock table orders.outbox in access exclusive mode')
+    const began = performance.now()
+    t.deepEqual(await Promise.all(Array.from({ length: 4 }, outboxMetrics)), [[], [], [], []])
+    t.true(performance.now() - began < 5000)
+    const { rowCount } = await holder.query(
+      `select from pg_stat_activity where wait_event_type = 'Lock' and query like 'select count%outbox'`,
+    )
+    t.is(rowCount, 1)
+    await holder.query('rollback')
+    t.is((await outboxMetrics()).length, 2)
+  },
+)
+
 test.serial('a second signal while an order runs → the process ends at once', async (t) => {
   const { waiting, release } = await heldStock()
   const answer = order()
@@ -109,6 +138,7 @@ test.serial('the database is missing at the start → alive, not ready, waiting 
   const refused = await order()
   t.is(refused.status, 503)
   t.is(refused.body.code, 'unavailable')
+  t.deepEqual(await outboxMetrics(), [])
   await eventually('it says what it waits for', async () =>
     logOf('orders').some((line) => line.msg === 'waiting for dependencies'),
   )
