@@ -12,6 +12,8 @@ const subject = 'sys.session.revoked'
 const interval = 1500
 /** A revoked session matters until the last access token of it is over, with its skew and a margin. */
 const remembered = (accessLifetime + 60) * 1000
+/** What was revoked so many milliseconds before the last read is read again: its transaction may have ended after it. */
+const margin = 30_000
 
 export interface Revocations extends AsyncDisposable {
   isRevoked(sid: string): boolean
@@ -26,14 +28,19 @@ export interface Revocations extends AsyncDisposable {
 export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logger }): Revocations {
   const revoked = new Map<string, number>()
   let loaded = false
+  /** When the last read that succeeded began, in milliseconds of a clock that nobody sets. */
+  let lastRead = Number.NEGATIVE_INFINITY
   let closed = false
   const first = Promise.withResolvers<void>()
   let timer: NodeJS.Timeout | undefined
 
   const note = (sid: string) => revoked.set(sid, Date.now() + remembered)
   const read = async () => {
+    const began = performance.now()
+    const span = Math.min(began - lastRead + margin, remembered)
     try {
-      for (const { id } of await store.revokedSince(db, loaded ? 30 : remembered / 1000)) note(id)
+      for (const { id } of await store.revokedSince(db, span / 1000)) note(id)
+      lastRead = began
       loaded = true
       first.resolve()
       const now = Date.now()

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import test from 'ava'
 import jwt from 'jsonwebtoken'
+import pg from 'pg'
 import { call } from '../../src/embedded/client.ts'
 import type { RoleProcess } from '../../src/embedded/shop.ts'
 import type { SigningKey } from '../../src/platform/config.ts'
@@ -99,6 +100,47 @@ test.serial('a session ended at one replica → the other knows by NATS long bef
   const [, , , middle = 0] = times.toSorted((a, b) => a - b)
   t.true(middle < 400, `${times}`)
 })
+
+test.serial(
+  'a session ended while a replica has neither NATS nor the database for more than 30 s → once it has, it knows',
+  async (t) => {
+    t.timeout(120_000)
+    await using admin = await connect()
+    const [{ name }] = (await admin.query('select current_database() as name')).rows
+    const login = `${name}_third`
+    await admin.query(`create role ${login} login password '${login}' in role ${name}_auth`)
+    const url = Object.assign(new URL(shop.databaseUrl), { username: login, password: login }).href
+    const third = await startReplica(shop, 'auth', 'auth-third', { DATABASE_URL: url })
+    t.teardown(async () => {
+      await third.stop()
+      await using again = await connect()
+      await again.query(`drop role ${login}`)
+    })
+    const { id, token } = await shop.user()
+    t.is((await authn(third.url, token)).status, 204)
+
+    await shop.nats.kill('SIGKILL')
+    try {
+      await admin.query(`alter role ${login} nologin`)
+      await admin.query('select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = $1', [login])
+      t.is((await shop.call('POST', '/auth/logout', { token })).status, 204)
+      const longAgo = `select from auth.session where user_id = $1 and revoked_at < now() - interval '31 s'`
+      await eventually('31 s are over', async () => (await admin.query(longAgo, [id])).rowCount, 40_000)
+      t.is((await authn(third.url, token)).status, 204)
+      await admin.query(`alter role ${login} login`)
+      await eventually('it knows', async () => (await authn(third.url, token)).status === 401, 10_000)
+    } finally {
+      await shop.nats.restart()
+    }
+  },
+)
+
+/** A connection of the superuser. */
+async function connect() {
+  const client = new pg.Client({ connectionString: shop.databaseUrl })
+  await client.connect()
+  return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() })
+}
 
 const newKey = (): SigningKey => ({
   kid: randomBytes(8).toString('hex'),
