@@ -11,7 +11,9 @@ import {
   expireOrders,
   purge,
   purgeAudit,
+  purgeKeys,
   purgeLogins,
+  purgeMails,
   purgeRuns,
   remindCarts,
   remindUnpaid,
@@ -57,7 +59,9 @@ export const jobs: Job[] = [
     async run(tools) {
       const logins = await untilNone('logins', purgeLogins)(tools)
       const audit = await untilNone('audit', purgeAudit)(tools)
-      return { ...logins, ...audit, ...(await purge(tools.db)) }
+      const keys = await untilNone('keys', purgeKeys)(tools)
+      const mails = await untilNone('mails', purgeMails)(tools)
+      return { ...logins, ...audit, ...keys, ...mails, ...(await purge(tools.db)) }
     },
   },
 ]

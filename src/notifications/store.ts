@@ -193,19 +193,29 @@ export const purgeAudit = job('auth.purge_audit')
 /** Forgets sessions, codes and failures to log in, up to `batch` of each. */
 export const purgeLogins = job('auth.purge')
 
-/** Forgets what every schema need not know any more; how much of each. */
+/** Forgets answers kept for repeated orders. */
+export const purgeKeys = job('orders.purge_keys')
+
+/** Forgets up to `batch` mails that no dead letter can be replayed to: it can for 30 days, and must still be known then. */
+export async function purgeMails(db: Db, batch: number) {
+  const { rowCount } = await db.knex.raw(
+    `delete from notifications.mail_delivery where event_id = any (array(
+       select event_id from notifications.mail_delivery where created_at < now() - interval '40 days'
+       order by created_at limit ? for update skip locked))`,
+    [batch],
+  )
+  return rowCount as number
+}
+
+/** Forgets digests, of which there are few, and has files removed that nothing refers to; how much of each. */
 export async function purge(db: Db) {
   const { rows } = await db.knex.raw(
-    `with mails as (
-       -- A dead letter can be replayed for 30 days, and must still be known then.
-       delete from notifications.mail_delivery where created_at < now() - interval '40 days' returning 1
-     ), digests as (
+    `with digests as (
        delete from notifications.digest where until < now() - interval '40 days' returning 1
      )
-     select (select count(*) from mails)::int as mails, (select count(*) from digests)::int as digests,
-       orders.purge_keys() as keys, auth.tell_unused() + products.tell_unused() as objects`,
+     select (select count(*) from digests)::int as digests, auth.tell_unused() + products.tell_unused() as objects`,
   )
-  return rows[0] as { mails: number; digests: number; keys: number; objects: number }
+  return rows[0] as { digests: number; objects: number }
 }
 
 export interface Subscription {

@@ -108,3 +108,26 @@ test.serial(
     t.is(await count(`notifications.mail_delivery where event_id = '39 days'`), 1)
   },
 )
+
+test.serial(
+  'purge, more mails and keys than one statement has time for → all of them go, some at a time',
+  async (t) => {
+    await sql(
+      `insert into notifications.mail_delivery (event_id, kind, claimed_by, claimed_until, created_at)
+     select 'late ' || i, 'order_placed', gen_random_uuid(), now(), now() - interval '41 days' from generate_series(1, 600) i`,
+    )
+    await sql(
+      `insert into orders.idempotency (user_id, key, fingerprint, order_id, body, created_at)
+     select gen_random_uuid(), 'late', '', gen_random_uuid(), '', now() - interval '25 hours' from generate_series(1, 600)`,
+    )
+    // 8 ms a row: the 8 s that a statement has are enough for 1,000 of them.
+    await sql(`create function public.dawdle() returns trigger language plpgsql as $$ begin
+    perform pg_sleep(0.008); return old; end $$;
+    create trigger dawdle before delete on notifications.mail_delivery for each row execute function public.dawdle();
+    create trigger dawdle before delete on orders.idempotency for each row execute function public.dawdle()`)
+    t.teardown(() => sql('drop function public.dawdle cascade'))
+    const { mails, keys } = await purge()
+    t.deepEqual([mails, keys], [600, 600])
+    t.is((await purge()).mails, 0)
+  },
+)

@@ -115,7 +115,7 @@ test('POST /order, key older than 24 hours → a new order under the key, which 
   t.is(second.status, 201)
   t.not(second.body.id, first.body.id)
   t.is((await order(user, body, key)).text, second.text)
-  await sql('select orders.purge_keys()')
+  await sql('select orders.purge_keys(500)')
   t.is(await keysOf(user.id), 1)
 })
 
