@@ -219,6 +219,19 @@ export const violates = (error: unknown, constraint: string) =>
 export const hasState = (error: unknown, sqlstate: string): error is pg.DatabaseError =>
   error instanceof pg.DatabaseError && error.code === sqlstate
 
+/**
+ * Runs `work`, one whole transaction, and up to three times again where PostgreSQL ended it so that another can go on:
+ * for a deadlock (40P01) or a serialization failure (40001). It has changed nothing then.
+ */
+export async function insist<T>(work: () => Promise<T>, again = 3): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    if (again > 0 && (hasState(error, '40P01') || hasState(error, '40001'))) return insist(work, again - 1)
+    throw error
+  }
+}
+
 const lostConnection = /ECONNREFUSED|ECONNRESET|EPIPE|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EHOSTUNREACH/
 /** Whether the database was out of reach, as opposed to having refused the statement. */
 export function outOfReach(error: unknown): boolean {

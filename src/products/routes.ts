@@ -1,6 +1,6 @@
 import type { Context } from 'koa'
 import { v7 as newId } from 'uuid'
-import { type Db, violates } from '../platform/db.ts'
+import { type Db, insist, violates } from '../platform/db.ts'
 import { FileHash } from '../platform/pictures.ts'
 import { problem } from '../platform/problem.ts'
 import { Id, type Route, route } from '../platform/routes.ts'
@@ -61,7 +61,7 @@ export const routes = (deps: Deps): Route[] => [
     problems: ['409 sku_taken'],
     async handle({ ctx, body }) {
       const id = newId()
-      const product = await unlessTaken(body.sku, addProduct(deps.db.knex, id, body))
+      const product = await unlessTaken(body.sku, () => addProduct(deps.db.knex, id, body))
       ctx.set({ ETag: etag(product.version), Location: `/product/${id}` })
       return product.item
     },
@@ -104,7 +104,7 @@ export const routes = (deps: Deps): Route[] => [
     problems: ['409 sku_taken', '412 stale', '428 precondition_required'],
     async handle({ ctx, params, body }) {
       const versions = expectedVersions(ctx)
-      const product = await unlessTaken(body.sku, replaceProduct(deps.db.knex, params.id, versions, body))
+      const product = await unlessTaken(body.sku, () => replaceProduct(deps.db.knex, params.id, versions, body))
       if (!product) throw await missed(deps.db, params.id)
       ctx.set('ETag', etag(product.version))
       return product.item
@@ -221,9 +221,10 @@ async function missed(db: Db, id: string) {
     : problem.stale(`The product is at ${etag(version)} by now; read it again.`)
 }
 
-async function unlessTaken<T>(sku: string, write: Promise<T>): Promise<T> {
+/** Writes the facts of a product; insists, since its new words may be those of an import, which notes them in two passes. */
+async function unlessTaken<T>(sku: string, write: () => Promise<T>): Promise<T> {
   try {
-    return await write
+    return await insist(write)
   } catch (error) {
     if (violates(error, 'product_sku_key')) throw problem.conflict('sku_taken', `Another product has the sku ${sku}.`)
     throw error

@@ -6,7 +6,8 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import test from 'ava'
 import type { Product } from '../../src/products/schema.ts'
-import { useProducts } from './role.ts'
+import { eventually } from '../support/shop.ts'
+import { example, useProducts } from './role.ts'
 
 const { ask, add, command, connect } = useProducts(test)
 const dir = mkdtempSync(join(tmpdir(), 'import-'))
@@ -210,6 +211,50 @@ test('import that cannot write what comes before an unreadable part → the faul
   t.notRegex(ended.stderr, /UTF-8|\n\s+at /)
   t.is(ended.stdout, '')
 })
+
+for (const victim of ['the import', 'the POST'])
+  test.serial(`import and POST in a circle over new words, ${victim} ended → both are done all the same`, async (t) => {
+    // Words have no digits; one pass takes these in this order.
+    const word = (first: string) => first + randomUUID().replace(/[-\d]/g, '')
+    const [a, m, z] = [word('a'), word('m'), word('z')]
+    const known = await add()
+    const fresh = randomUUID()
+    await using admin = await connect('admin')
+    const waiting = (statement: string, seconds = 0) =>
+      eventually(`${statement} waits`, async () => {
+        const { rowCount } = await admin.query(
+          `select from pg_locks l join pg_stat_activity s using (pid) where not l.granted and s.datname = current_database()
+             and s.query like $1 and l.waitstart < clock_timestamp() - make_interval(secs => $2)`,
+          [statement, seconds],
+        )
+        return rowCount
+      })
+    const deadlocks = async () => {
+      const { rows } = await admin.query(
+        'select deadlocks::int as n from pg_stat_database where datname = current_database()',
+      )
+      return rows[0].n as number
+    }
+    const before = await deadlocks()
+
+    await using holder = await connect('admin')
+    await holder.query('begin')
+    await holder.query('insert into products.word values ($1)', [m])
+    const body = { ...example(randomUUID()), name: `${a} ${m} ${z}` }
+    const posted = ask('POST', '/product', { as: 'staff', body })
+    await waiting('with p as%')
+    // Its updates note their words before its inserts do.
+    const text = `sku,name,category,price,currency\n${known.sku},${z},Things,1,EUR\n${fresh},${a},Things,1,EUR\n`
+    const imported = load('products.csv', text)
+    // Whoever has waited for a second looks for a circle, once, and is the one that is ended.
+    await waiting('with input as%', victim === 'the POST' ? 1.5 : 0)
+    await holder.query('rollback')
+    const [{ status, text: answer }, { code, stdout, stderr }] = await Promise.all([posted, imported])
+    t.is(status, 201, answer)
+    t.is(stdout, '1 created, 1 changed, 0 unchanged, 0 refused\n', stderr)
+    t.is(code, 0)
+    await eventually('it was a circle', async () => (await deadlocks()) > before)
+  })
 
 test.serial('import of 100,000 products with 40 MiB of memory for all its values → all of them', async (t) => {
   const category = randomUUID()
