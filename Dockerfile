@@ -29,7 +29,7 @@ RUN rm -rf /usr/local/lib/node_modules /usr/local/bin/npm /usr/local/bin/npx /us
       /usr/bin/apt* /usr/bin/dpkg* /usr/lib/apt /var/lib/apt /var/cache/apt
 WORKDIR /app
 ENV NODE_ENV=production NODE_COMPILE_CACHE=/app/.compiled
-# A small young generation, and one arena, which gives back the 19 MiB of each password hash: less memory for 5 % of the
+# A small young generation, and one arena, which gives back the 19 MiB of each password hash: less memory for a tenth of the
 # rate at most. Huge pages, where the host lends them, take 3 % off a hash. The same in src/embedded/shop.ts.
 ENV NODE_OPTIONS="--max-semi-space-size=4 --v8-pool-size=1" MALLOC_ARENA_MAX=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 COPY --from=dependencies /app/node_modules node_modules

@@ -6,7 +6,7 @@ import { roles } from './roles.ts'
 
 enableCompileCache()
 // Left alone, V8 lets a heap of 25 MB grow to a multiple before it collects, since the machine has more: four loaded roles
-// held 890 MB, and hold 340 MB with this and the environment of the image (shared pages once).
+// held 890 MB, and hold 390 MB with this and the environment of the image (shared pages once).
 setFlagsFromString('--heap-growing-percent=20')
 // Else the helper thread frees what its compiler used (Maglev, the middle one) only after the whole queue of functions to
 // compile: 20 MB a role by the time its first load is compiled, which malloc then keeps.

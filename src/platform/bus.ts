@@ -47,11 +47,11 @@ export function openBus({ name, c, log, givesUp = false }: BusOptions): Bus {
   let current: NatsConnection | undefined
   let up = false
   // A login was sent, and no connection has come of it.
-  let asked = false
+  let loginSent = false
   let refusedAt = -refusedWait
   const wait = () => {
-    if (asked) {
-      asked = false
+    if (loginSent) {
+      loginSent = false
       refusedAt = performance.now()
       log.error({ user: username, retryMs: refusedWait }, 'bus login refused, or cut off before its answer')
     }
@@ -74,7 +74,7 @@ export function openBus({ name, c, log, givesUp = false }: BusOptions): Bus {
     ignoreAuthErrorAbort: !givesUp,
     // Adds nothing to the login: before its first connection the client tells of no fault, but it calls this for each login.
     authenticator: () => {
-      asked = true
+      loginSent = true
     },
     reconnectDelayHandler: reconnectDelay(wait),
     // A frozen server is noticed after two missed pings.
@@ -83,7 +83,7 @@ export function openBus({ name, c, log, givesUp = false }: BusOptions): Bus {
   }).then((nc) => {
     current = nc
     up = true
-    asked = false
+    loginSent = false
     log.info({ server: nc.getServer() }, 'bus connected')
     void watch(nc)
     return nc
@@ -99,7 +99,7 @@ export function openBus({ name, c, log, givesUp = false }: BusOptions): Bus {
       } else if (status.type === 'reconnect') {
         if (!up) log.info({ server: status.data }, 'bus reconnected')
         up = true
-        asked = false
+        loginSent = false
       } else if (status.type === 'error') log.error({ fault: status.data }, 'bus fault')
     }
   }
