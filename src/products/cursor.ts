@@ -15,8 +15,10 @@ const texts = z.object({ f: z.string(), k: z.string(), i: z.uuid(), a: z.boolean
 const forms = {
   name: texts,
   price: texts.extend({ k: z.int() }),
-  // As PostgreSQL writes it, which reads neither the year 0 nor an offset of a day.
-  created: texts.extend({ k: z.iso.datetime({ offset: true }).regex(/^[1-9]\d{3}-.{14}(\.\d{1,6})?\+00:00$/) }),
+  // As PostgreSQL writes it in the time zone of its session; it reads neither the year 0 nor an offset of a day.
+  created: texts.extend({
+    k: z.iso.datetime({ offset: true }).regex(/^[1-9]\d{3}-.{14}(\.\d{1,6})?(Z|[+-](0\d|1[0-4]):\d\d)$/),
+  }),
 }
 
 /** The order that a sort names, without its direction. */

@@ -186,7 +186,9 @@ export async function spelledAlike(knex: Knex, text: string): Promise<string> {
         from (
           select known.word
           from products.word known
-          where known.word operator(public.%) asked.word or known.word like asked.word || '%'
+          where (known.word operator(public.%) asked.word or known.word like asked.word || '%')
+            -- A stop word, such as with, is none of a search.
+            and numnode(plainto_tsquery('pg_catalog.english', known.word)) > 0
           order by public.similarity(known.word, asked.word) desc, known.word
           limit 4
         ) alike),

@@ -147,7 +147,9 @@ test('GET /product, cursor with another filter or sort → 400 cursor_mismatch; 
 
   const newest = { q: 'alpha', sort: '-created' }
   const moment = JSON.parse(Buffer.from((await list(newest)).body.next, 'base64url').toString())
-  t.is((await list({ ...newest, cursor: written(moment) })).status, 200)
+  const inOtherZone = moment.k.replace('+00:00', '-00:30')
+  for (const k of [moment.k, inOtherZone])
+    t.is((await list({ ...newest, cursor: written({ ...moment, k }) })).status, 200, k)
   const none = ['0000-01-01T00:00:00Z', '2024-01-01T00:00:00+23:59', `2024-01-01T00:00:00.${'1'.repeat(300)}+00:00`, '']
   for (const k of none) t.is((await list({ ...newest, cursor: written({ ...moment, k }) })).status, 400, k)
 })
@@ -209,6 +211,9 @@ test('GET /product?q=, words of name, description, category or sku → found, ne
   t.deepEqual(await search(`${word} -copper`), [two.id])
   t.deepEqual(await search(one.sku), [one.id])
   t.deepEqual(await search(`${word} things`), [two.id, one.id])
+  const oven = await add({ name: 'Dutch Oven' })
+  await add({ name: 'Pour-Over set' })
+  t.true((await search('ove')).includes(oven.id))
   for (const odd of [`' & | !`, '((', ':*', '"', '%', 'the', '\\', '🦉', 'É'])
     t.is((await ask('GET', `/product?${new URLSearchParams({ q: odd })}`)).status, 200, odd)
 })
