@@ -94,11 +94,13 @@ export async function verify({ db, relay, config }: Deps, input: { token: string
     : problem.badRequest('bad_code', 'The code is wrong, used or too old, or was tried five times; ask for a new one.')
 }
 
+/** Whether the address was not verified before. */
 async function verified(trx: Knex.Transaction, userId: string) {
   const user = await store.markVerified(trx, userId)
-  if (!user) return
+  if (!user) return false
   await store.note(trx, { event: 'account.verified', userId })
   await append(trx, 'auth', 'msg.user.verified', toRecipient(user))
+  return true
 }
 
 async function codeOwner(
@@ -155,7 +157,10 @@ export async function mailLoginCode({ db, relay, config }: Deps, email: string) 
   relay.wake()
 }
 
-/** The user of a right code, whose address is thereby verified. Throws 401 `bad_credentials`, or 429. */
+/**
+ * The user of a right code, whose address is thereby verified; a password from before that is forgotten, since whoever
+ * registered the address may be another. Throws 401 `bad_credentials`, or 429.
+ */
 export async function loginByCode(
   { db, relay, config }: Deps,
   email: string,
@@ -167,7 +172,7 @@ export async function loginByCode(
   const user = await db.knex.transaction(async (trx) => {
     const userId = await codeOwner(trx, config, 'login', email, code)
     if (!userId) return undefined
-    await verified(trx, userId)
+    if (await verified(trx, userId)) await store.setPassword(trx, userId, null)
     return store.userById(trx, userId)
   })
   relay.wake()

@@ -73,7 +73,9 @@ export const routes = (deps: Deps): Route[] => [
     path: '/auth/login',
     access: 'public',
     limit: 'sign-in',
-    summary: 'Log in by {email, password} or {email, code}; {email} alone mails a code and answers 202.',
+    summary:
+      'Log in by {email, password} or {email, code}; {email} alone mails a code and answers 202. A code verifies the address; ' +
+      'a password from before the address was verified counts no more then.',
     body: schema.Login,
     answers: { 200: schema.Tokens, 202: schema.Accepted },
     problems: ['401 bad_credentials', '403 email_unverified', '429 slow_down'],

@@ -114,7 +114,7 @@ test('unknown address and wrong password → the same 401', async (t) => {
   t.deepEqual(wrong.body, unknown.body)
 })
 
-test('login by mailed code → tokens, and the address is verified', async (t) => {
+test('login by mailed code → tokens, the address is verified, and no password from before counts', async (t) => {
   const { email } = await unverified()
   t.is((await shop.call('POST', '/auth/login', { body: { email } })).status, 202)
   const code = codeIn(await shop.mailTo(email, { subject: /code/i, fits: (m) => !m.text.includes('token=') }))
@@ -126,6 +126,7 @@ test('login by mailed code → tokens, and the address is verified', async (t) =
   t.is(answer.status, 200)
   t.true((await shop.call('GET', '/profile', { token: answer.body.accessToken })).body.verified)
   t.is((await shop.call('POST', '/auth/login', { body: { email, code } })).status, 401, 'a code is good for once')
+  t.is((await shop.call('POST', '/auth/login', { body: { email, password } })).status, 401)
 })
 
 test('failures of one account from one address → slowed down, never locked out', async (t) => {
