@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 
 export const roleNames = ['auth', 'products', 'orders', 'notifications'] as const
@@ -48,6 +49,17 @@ const url = (protocols: string[], example: string): Type<string> => ({
     return text.replace(/\/$/, '')
   },
 })
+const hostName: Type<string> = {
+  name: 'host',
+  example: 'db.example.org',
+  parse(t) {
+    const host = isIPv6(t) ? `[${t}]` : t
+    const url = `postgres://${host}/`
+    return URL.canParse(url) && new URL(url).hostname === host
+      ? host
+      : (rule('must be the name or address of a host, without a port') as never)
+  },
+}
 const text: Type<string> = { name: 'text', example: 'Bodega <shop@example.org>', parse: (t) => t }
 const key: Type<string> = {
   name: 'key',
@@ -154,7 +166,7 @@ export const settings = {
     help: 'PostgreSQL with the login of the role; for migrate, of a user that may create schemas and roles.',
   },
   DATABASE_HOST: {
-    type: text,
+    type: hostName,
     for: withMigrate,
     optional: true,
     help: 'Host of the database, in place of the one in the URL.',

@@ -56,6 +56,12 @@ test('host, port and login apart from DATABASE_URL → they take the place of th
   }
   const url = 'postgres://orders:a%2Fb%40c@shop-db-pgbouncer.shop.svc:6432/bodega'
   t.is(config('orders', { ...good, ...apart }).DATABASE_URL, url)
+  t.regex(config('orders', { ...good, DATABASE_HOST: 'fd00::5' }).DATABASE_URL, /@?\[fd00::5\]:/)
+  for (const DATABASE_HOST of ['db:5432', 'a/b', 'me@db'])
+    t.regex(
+      t.throws(() => config('orders', { ...good, DATABASE_HOST }), { instanceOf: ConfigError }).message,
+      /DATABASE_HOST is .* and must be the name or address of a host, without a port/,
+    )
 })
 
 test('no place for pictures → auth and products name what they need, the other roles need none', (t) => {
@@ -75,6 +81,8 @@ test('no place for pictures → auth and products name what they need, the other
   )
   t.regex(faultsOf({ OBJECTS_DIR: '/objects', S3_BUCKET: 'Not A Bucket' }), /S3_BUCKET/)
   t.is(faultsOf({ OBJECTS_DIR: '/objects' }), '')
+  const s3 = { S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 'b', S3_CA: '-----BEGIN CERTIFICATE-----' }
+  t.regex(faultsOf({ ...s3, S3_URL: 'http://s3:1' }), /S3_CA would not be used: S3_URL is not https/)
   t.is(faultsOf({ S3_URL: 'https://s3.example.org', S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 'b' }), '')
 })
 
