@@ -23,6 +23,7 @@ const stop = new AbortController()
 
 const { positionals } = parseArgs({ allowPositionals: true })
 try {
+  if (host.includes(':')) throw new Error(`BIND is ${host}, and must be an IPv4 address. All of them: 0.0.0.0`)
   if (positionals[0] === 'reset') reset()
   else await demo()
 } catch (error) {

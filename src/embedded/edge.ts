@@ -18,7 +18,7 @@ export async function startEdge(
   const user = plainUser()
   if (user) chownSync(dir, user.uid, user.gid)
   await runToEnd('sh', [script, dir], { env: { ...env, EDGE_LISTEN: listen }, user })
-  const url = `http://${listen.replace(/^(0\.0\.0\.0|\[::\])(?=:)/, '127.0.0.1')}`
+  const url = `http://${listen.replace(/^0\.0\.0\.0(?=:)/, '127.0.0.1')}`
   const child = await startChild({
     name: 'nginx',
     command: program,

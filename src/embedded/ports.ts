@@ -40,7 +40,7 @@ export async function isFree(port: number, host = '127.0.0.1') {
 /** Whether something accepts connections on a TCP port. */
 export const answers = (port: number, host = '127.0.0.1') =>
   new Promise<boolean>((resolve) => {
-    const socket = connect({ port, host: host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host })
+    const socket = connect({ port, host: host === '0.0.0.0' ? '127.0.0.1' : host })
     socket.once('connect', () => {
       socket.destroy()
       resolve(true)

@@ -288,4 +288,4 @@ const onlyFor = (reader: Reader | undefined, values: Record<string, string>) =>
     }),
   )
 
-const publicHost = (host: string) => (host === '0.0.0.0' || host === '::' ? 'localhost' : host)
+const publicHost = (host: string) => (host === '0.0.0.0' ? 'localhost' : host)
