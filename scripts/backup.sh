@@ -39,5 +39,5 @@ tar -C "$work" -cf "$work/whole" "$manifest_part" "$database_part" "$objects_par
 sync "$work/whole"
 mv "$work/whole" "$folder/$name.tar"
 
-find "$folder" -maxdepth 1 -name "bodega-$environment-*.tar" | sort -r | tail -n "+$((keep + 1))" | while read -r old; do rm -f "$old"; done
+find "$folder" -maxdepth 1 -name "bodega-$environment-[0-9]*T[0-9]*Z.tar" | sort -r | tail -n "+$((keep + 1))" | while read -r old; do rm -f "$old"; done
 say "$folder/$name.tar: $(size "$folder/$name.tar") bytes, $(awk '$1 == "table" { n += $3 } END { print n + 0 }' "$work/$manifest_part") rows"

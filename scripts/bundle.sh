@@ -4,6 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 environment=$1
 [ -f "compose/compose.$environment.yaml" ] || die "there is no form '$environment'" "next: make bundle ENV=dev or ENV=prod"
+for tool in git gzip sha256sum; do command -v "$tool" >/dev/null || die "$tool is not installed" "No bundle was made."; done
 folder=${FOLDER:-.}
 mkdir -p "$folder" && [ -w "$folder" ] || die "$folder cannot be written" "next: give FOLDER a directory that can be"
 git rev-parse --verify -q HEAD >/dev/null 2>&1 || die "this is no git checkout" "What goes into a bundle is what is committed. next: run this in your clone"

@@ -12,7 +12,10 @@ stopped=''
 leave() {
   local code=$?
   rm -rf "$work"
-  if [ "$code" != 0 ] && [ -n "$stopped" ]; then
+  if [ "$code" != 0 ] && [ "$stopped" = restored ]; then
+    say "The restored data are in place, and the shop starts with them." >&2
+    start_shop || true # The fault was told already.
+  elif [ "$code" != 0 ] && [ -n "$stopped" ]; then
     # Best effort: the database may be what failed, and the next restore forgets it too.
     inside database forget </dev/null >/dev/null 2>&1 || true
     after_failure
@@ -62,7 +65,8 @@ diff <(sorted "$work/$manifest_part") <(sorted "$work/restored") >"$work/differe
   die "the restored database is not the one of the backup:" "$(head -5 "$work/differences")"
 objects import <"$work/$objects_part" || die "the pictures could not be restored"
 inside database adopt </dev/null || die "the restored database could not be put in its place"
-stopped=''
+stopped=restored
 adopted || die "restored, but its schema could not be brought up to date" "next: $hint_logs"
-start_shop || die "restored, but the shop does not become healthy" "next: make status"
+start_shop || { stopped=''; die "restored, but the shop does not become healthy" "next: make status"; }
+stopped=''
 say "$file: restored, $(facts table | awk '{ n += $2 } END { print n + 0 }') rows in $(facts table | wc -l | tr -d ' ') tables compared"

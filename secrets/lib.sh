@@ -382,7 +382,7 @@ put_beside() {
   mv -f "$new" "$file"
 }
 
-from_dotenv() { [ ! -f .env ] || sed -n "s/^$1=//p" .env | tail -1; }
+from_dotenv() { [ ! -f .env ] || sed -n "s/^$1=//p" .env | tail -1 | sed 's/^"\(.*\)"$/\1/; s/^'"'"'\(.*\)'"'"'$/\1/'; }
 # This host runs an environment when .env says so.
 runs_here() { [ "$(from_dotenv BODEGA_ENV)" = "$env" ]; }
 # Sets plain to the directory of the unpacked files, chosen to `chosen` if it is not the default.

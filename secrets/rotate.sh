@@ -172,4 +172,5 @@ publish_sealed
 [ ! -f .sops.yaml.new ] || mv -f .sops.yaml.new .sops.yaml
 finish_change "$before"
 say "next: commit, then on a server: make secrets ENV=$env && make roll; in a cluster: make secrets-apply ENV=$env"
-for step in "${steps[@]}"; do say "next: $step"; done
+# bash 3.2 takes an empty list for one that is not set.
+[ ${#steps[@]} -eq 0 ] || for step in "${steps[@]}"; do say "next: $step"; done

@@ -183,13 +183,17 @@ secretsTest(
     const edited = await clone.sh(
       'edit',
       ['dev'],
-      editor(`ls -l "$1"; sed -i.bak 's|smtp:.*|smtp://new:25|' "$1"; rm "$1.bak"`),
+      editor(
+        `ls -l "$1"; sed -i.bak -e 's|smtp:.*|smtp://new:25|' -e 's|POSTGRES_PASSWORD:.*|POSTGRES_PASSWORD: hunter2!|' "$1"; rm "$1.bak"`,
+      ),
     )
     t.is(edited.code, 0, edited.out)
     t.regex(edited.out, /-rw-------/)
-    t.regex(edited.out, /changed SMTP_URL[\s\S]*mounted by: notifications/)
+    t.regex(edited.out, /changed .*SMTP_URL[\s\S]*mounted by: .*notifications/)
     t.is(clone.plain('SMTP_URL'), 'smtp://new:25')
-    t.deepEqual({ ...clone.sealed(), SMTP_URL: '' }, { ...before, SMTP_URL: '' })
+    t.is(clone.plain('POSTGRES_PASSWORD'), 'hunter2!')
+    const others = { SMTP_URL: '', POSTGRES_PASSWORD: '' }
+    t.deepEqual({ ...clone.sealed(), ...others }, { ...before, ...others })
 
     const files = clone.files()
     const same = await clone.sh('edit', ['dev'], editor('true'))
