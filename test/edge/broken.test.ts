@@ -2,9 +2,9 @@ import { once } from 'node:events'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import test from 'ava'
 import { call } from '../../src/embedded/client.ts'
-import { startSecondEdge, useShop } from '../support/shop.ts'
+import { eventually, startSecondEdge, useShop } from '../support/shop.ts'
 
-/** What the edge does when the answer of a role that has done its work does not arrive. */
+/** What the edge does with what breaks off: answers of a role that has done its work, and uploads. */
 const shop = useShop(test)
 
 /** A way to the role at `url`, on which the first bytes of the next answer cut the connection after `cut()`. */
@@ -77,3 +77,28 @@ test.serial('a change of stock that reached nobody → goes out again, once ther
   await shop.roles.products.restart()
   t.is((await shop.call('PUT', `/product/${id}/stock`, { token, body: { change: 1 } })).body.stock, 6)
 })
+
+test.serial(
+  'as many uploads as the edge has room for, none of which ends → one more is refused at once, and nothing else is',
+  async (t) => {
+    t.timeout(60_000)
+    const { token } = await shop.user()
+    const { hostname, port } = new URL(shop.url)
+    const head = `PUT /profile/avatar HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer ${token}\r\nContent-Type: image/png\r\n`
+    const clients = Array.from({ length: 45 }, () => {
+      const client = connect(Number(port), hostname).on('error', () => undefined)
+      client.write(`${head}Content-Length: 5000000\r\n\r\nPNG`)
+      return client
+    })
+    const upload = () =>
+      shop.call('PUT', '/profile/avatar', { token, body: 'PNG', headers: { 'Content-Type': 'image/png' } })
+    await eventually('five are refused', async () => clients.filter(({ bytesRead }) => bytesRead > 0).length === 5)
+    const refused = await upload()
+    t.is(refused.status, 503)
+    t.is(refused.body.code, 'unavailable')
+    t.true(Number(refused.headers['retry-after']) > 0)
+    t.is((await shop.call('GET', '/profile', { token })).status, 200)
+    for (const client of clients) client.destroy()
+    await eventually('uploads go on', async () => (await upload()).status !== 503)
+  },
+)
