@@ -43,7 +43,7 @@ const stageOf: { [S in Subject]?: Stage } = {
   'msg.user.changed': 'changed',
 }
 
-/** Milliseconds between signs of life while a mail waits; the bus delivers again after 30 s without one. */
+/** Milliseconds between signs of life while a mail waits: the bus delivers again after 30 s without one, a claim ends after 25 s. */
 const beat = 10_000
 /** Tries after which a mail is thought to be at fault itself, if the server took others meanwhile. */
 const enough = 5
@@ -76,6 +76,24 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
     }
   }
 
+  /**
+   * Keeps a claim until work is done: a mail may wait for a connection, and then for the server, for longer than a claim
+   * holds. Where the claim cannot be prolonged the next beat tries again.
+   */
+  async function keepClaim(claimant: Claimant, work: Promise<void>) {
+    let prolonging: Promise<unknown> = Promise.resolve()
+    const beats = setInterval(() => {
+      prolonging = claimMail(claimant).catch((err) => log.warn({ err, messageId: claimant.id }, 'claim not prolonged'))
+    }, beat)
+    try {
+      await work
+    } finally {
+      clearInterval(beats)
+      // One that is under way must not come after the claim is given back.
+      await prolonging
+    }
+  }
+
   async function send(draft: Draft, message: Message) {
     const { kind, userId } = draft
     const claimant = { id: message.id, kind, owner: randomUUID(), userId }
@@ -88,7 +106,7 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
       await mailer.gate.pass()
       const claim = await stored(() => claimMail(claimant))
       if (claim.sent) return 'repeated'
-      // Another delivery of this message has it in hand, or had when it died: a claim ends within 25 s.
+      // Another delivery of this message has it in hand, or had when it died: a claim that nobody prolongs ends within 25 s.
       if (!claim.claimed) throw new NotYet(10_000)
       const email = draft.email ?? claim.email
       if (!email) return 'unknown'
@@ -107,7 +125,7 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
         throw new Permanent(`the mail cannot be written: ${(error as Error).message}`)
       }
       try {
-        await mailer.send(mail)
+        await keepClaim(claimant, mailer.send(mail))
       } catch (error) {
         await releaseMail(db, claimant).catch((err) => log.warn({ err, messageId: message.id }, 'claim kept'))
         const isHeld = error instanceof ServerFault && (++faults < enough || mailer.accepted() === acceptedBefore)

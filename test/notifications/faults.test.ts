@@ -2,11 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
+import { headers } from 'nats'
 import { eventually } from '../support/shop.ts'
 import { messageId, orderOf, person, restSchedules, usePost, zoneAt } from './post.ts'
 
 // One role and one mail server for all, and each test breaks them: they run one after the other.
-const { shop, sink, sql, publish, tell, mailOf, settled, waiting, deadLetters, metric } = usePost(test, {
+const { shop, sink, sql, onBus, publish, tell, mailOf, settled, waiting, deadLetters, metric } = usePost(test, {
   shop: { ownPostgres: true },
 })
 
@@ -183,6 +184,40 @@ test.serial('a mail server that is slow → the mail is taken once', async (t) =
   await mailOf(id, 30_000)
   await settled()
   t.is(copiesOf(id), 1)
+})
+
+test.serial('a mail waits for a connection longer than its claim, delivered again → sent once', async (t) => {
+  const free = Promise.withResolvers<void>()
+  let busy = 0
+  sink.pause = () => {
+    busy++
+    return free.promise
+  }
+  await publish(notices(10))
+  await eventually('every connection is busy', async () => busy === 10)
+  const data = person('en')
+  const id = await tell('msg.user.password_changed', data)
+  // As if it had waited for 14 s: its claim ends in 11 s, the connections bear a silence of 20 s.
+  await eventually('its claim is old', () =>
+    sql(
+      `update notifications.mail_delivery set claimed_until = claimed_until - interval '14 seconds'
+       where event_id = $1 returning event_id`,
+      id,
+    ).then((rows) => rows.length === 1),
+  )
+  await sleep(12_500)
+  const deferred = await metric('mails_total', { result: 'deferred' })
+  await onBus(async (nc) => {
+    const copy = headers()
+    copy.set('Event-Id', id)
+    await nc.jetstream().publish('msg.user.password_changed', JSON.stringify(data), { headers: copy })
+  })
+  await sleep(2000)
+  free.resolve()
+  await mailOf(id)
+  await settled()
+  t.is(copiesOf(id), 1)
+  t.is((await metric('mails_total', { result: 'deferred' })) - deferred, 1)
 })
 
 test.serial('a mail server that takes connections and says nothing → the mail is held, then sent', async (t) => {
