@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs, styleText } from 'node:util'
 import { type Answer, type Call, call, codeIn, type MailMessage, mailTo } from './embedded/client.ts'
+import { moneyIn } from './platform/money.ts'
 
 /** Walks through a purchase at any running shop and says what it sees; ends with 1 when a step is not as promised. */
 const { values: options } = parseArgs({
@@ -219,10 +220,7 @@ function show(mail: MailMessage) {
   for (const line of mail.text.trim().split('\n')) say(styleText('dim', `│ ${line}`))
 }
 
-function money(minor: number, currency: string) {
-  const format = new Intl.NumberFormat('en', { style: 'currency', currency })
-  return format.format(minor / 10 ** (format.resolvedOptions().maximumFractionDigits ?? 2))
-}
+const money = (minor: number, currency: string) => moneyIn('en', currency)(minor)
 
 function reason(error: Error) {
   const code = (error as NodeJS.ErrnoException).code ?? (error.cause as NodeJS.ErrnoException | undefined)?.code

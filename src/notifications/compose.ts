@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import type { Payload, Subject } from '../events.ts'
+import { moneyIn } from '../platform/money.ts'
 import type { Mail } from './mime.ts'
 import type { Topic } from './schema.ts'
 import { fallback, languageOf, openTemplates, openTexts } from './templates.ts'
@@ -198,7 +199,7 @@ interface Formats {
   number(value: number): string
   /** Day and time in a time zone; in UTC where the zone is none. */
   moment(value: Date, timeZone: string): string
-  /** Minor units of an ISO 4217 currency, which has digits of its own: 0 for JPY, 3 for KWD. */
+  /** Minor units of an ISO 4217 currency. */
   money(minor: number, currency: string): string
 }
 const formats = new LRUCache<string, Formats>({ max: 200 })
@@ -224,9 +225,7 @@ function formatsOf(locale: string = fallback): Formats {
     money(minor, currency) {
       let write = currencies.get(currency)
       if (!write) {
-        const format = new Intl.NumberFormat(used, { style: 'currency', currency })
-        const unit = 10 ** (format.resolvedOptions().maximumFractionDigits ?? 2)
-        write = (amount) => format.format(amount / unit)
+        write = moneyIn(used, currency)
         currencies.set(currency, write)
       }
       return write(minor)

@@ -165,6 +165,10 @@ const amounts: [string, string, number, string][] = [
   ['hi-IN', 'INR', 12_345_678, '₹1,23,456.78'],
   ['en-US', 'JPY', 1234, '¥1,234'],
   ['en-US', 'KWD', 1_234_567, 'KWD 1,234.567'],
+  // Digits of ISO 4217; Intl alone would write none of either.
+  ['en-US', 'HUF', 125_000, 'HUF 1,250.00'],
+  ['de-DE', 'HUF', 125_050, '1.250,50 HUF'],
+  ['en-US', 'IQD', 1_250_500, 'IQD 1,250.500'],
   ['fr-FR', 'USD', 123_456, '$1,234.56'],
   ['not a locale', 'USD', 123_456, '$1,234.56'],
 ]
