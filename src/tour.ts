@@ -220,7 +220,9 @@ function show(mail: MailMessage) {
   for (const line of mail.text.trim().split('\n')) say(styleText('dim', `│ ${line}`))
 }
 
-const money = (minor: number, currency: string) => moneyIn('en', currency)(minor)
+function money(minor: number, currency: string) {
+  return moneyIn('en', currency)(minor)
+}
 
 function reason(error: Error) {
   const code = (error as NodeJS.ErrnoException).code ?? (error.cause as NodeJS.ErrnoException | undefined)?.code
