@@ -214,21 +214,28 @@ test('import that cannot write what comes before an unreadable part → the faul
 
 for (const victim of ['the import', 'the POST'])
   test.serial(`import and POST in a circle over new words, ${victim} ended → both are done all the same`, async (t) => {
+    t.timeout(120_000)
     // Words have no digits; one pass takes these in this order.
     const word = (first: string) => first + randomUUID().replace(/[-\d]/g, '')
     const [a, m, z] = [word('a'), word('m'), word('z')]
     const known = await add()
     const fresh = randomUUID()
     await using admin = await connect('admin')
-    const waiting = (statement: string, seconds = 0) =>
-      eventually(`${statement} waits`, async () => {
-        const { rowCount } = await admin.query(
-          `select from pg_locks l join pg_stat_activity s using (pid) where not l.granted and s.datname = current_database()
-             and s.query like $1 and l.waitstart < clock_timestamp() - make_interval(secs => $2)`,
-          [statement, seconds],
-        )
-        return rowCount
-      })
+    /** For `holder`, a statement too, for so many seconds. */
+    const waiting = (statement: string, holder = '%', seconds = 0) =>
+      eventually(
+        `${statement} waits`,
+        async () => {
+          const { rowCount } = await admin.query(
+            `select from pg_locks l join pg_stat_activity s using (pid) where not l.granted and s.datname = current_database()
+             and s.query like $1 and l.waitstart < clock_timestamp() - make_interval(secs => $3)
+             and exists (select from pg_stat_activity h where h.pid = any (pg_blocking_pids(s.pid)) and h.query like $2)`,
+            [statement, holder, seconds],
+          )
+          return rowCount
+        },
+        60_000,
+      )
     const deadlocks = async () => {
       const { rows } = await admin.query(
         'select deadlocks::int as n from pg_stat_database where datname = current_database()',
@@ -240,14 +247,20 @@ for (const victim of ['the import', 'the POST'])
     await using holder = await connect('admin')
     await holder.query('begin')
     await holder.query('insert into products.word values ($1)', [m])
+    // Its updates note their words before its inserts do.
+    const text = `sku,name,category,price,currency\n${known.sku},${z},Things,1,EUR\n${fresh},${a},Things,1,EUR\n`
+    // The import has started, and stands still before its first word, by the time the POST asks, which waits for some seconds only.
+    await using row = await connect('admin')
+    await row.query('begin')
+    await row.query('select from products.product where id = $1 for update', [known.id])
+    const imported = load('products.csv', text)
+    await waiting('with input as%')
     const body = { ...example(randomUUID()), name: `${a} ${m} ${z}` }
     const posted = ask('POST', '/product', { as: 'staff', body })
     await waiting('with p as%')
-    // Its updates note their words before its inserts do.
-    const text = `sku,name,category,price,currency\n${known.sku},${z},Things,1,EUR\n${fresh},${a},Things,1,EUR\n`
-    const imported = load('products.csv', text)
+    await row.query('rollback')
     // Whoever has waited for a second looks for a circle, once, and is the one that is ended.
-    await waiting('with input as%', victim === 'the POST' ? 1.5 : 0)
+    await waiting('with input as%', 'with p as%', victim === 'the POST' ? 1.5 : 0)
     await holder.query('rollback')
     const [{ status, text: answer }, { code, stdout, stderr }] = await Promise.all([posted, imported])
     t.is(status, 201, answer)
