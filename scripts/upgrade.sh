@@ -14,6 +14,7 @@ image_of() {
   [ -z "$id" ] || docker inspect -f '{{.Image}}' "$id"
 }
 
+# Nothing where there is no such image yet.
 id_of() { docker image inspect -f '{{.Id}}' "$1" 2>/dev/null || true; }
 # Whether an upgrade to this version has stopped half-way: something runs the image from before it, which is not the one
 # that this version's tag means. What is kept as the way back then stays.

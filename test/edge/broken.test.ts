@@ -66,7 +66,7 @@ test.serial(
   },
 )
 
-test.serial('a change of stock that reached nobody → goes out again, once there is someone', async (t) => {
+test.serial('a change of stock while its role is away → 503, and none of it is made later', async (t) => {
   t.timeout(60_000)
   const { token } = await shop.admin()
   const body = { sku: 'ANEW', name: 'Thing', category: 'things', price: 100, currency: 'EUR', stock: 5 }
