@@ -89,15 +89,12 @@ function statusOf(headers: Buffer) {
 }
 
 /**
- * Writes bytes as they stand over TLS and reads the frames that come. This side says that it is done once so many requests
- * have their whole answer, or where nothing more comes for `patience` milliseconds.
+ * Writes bytes as they stand over TLS and reads the frames that come. This side says that it is done once `answers` requests
+ * have their whole answer; where it cannot know how many will, once nothing more has come for 150 ms.
  */
-export const talk = (
-  url: string,
-  bytes: Buffer,
-  { answers = Number.POSITIVE_INFINITY, patience = 150 } = {},
-): Promise<Reply> =>
+export const talk = (url: string, bytes: Buffer, answers = Number.POSITIVE_INFINITY): Promise<Reply> =>
   new Promise((resolve) => {
+    const patience = Number.isFinite(answers) ? 10_000 : 150
     const { hostname, port } = new URL(url)
     const socket = connect({ host: hostname, port: Number(port), ALPNProtocols: ['h2'], rejectUnauthorized: false })
     const reply: Reply = { streams: new Map(), refusals: 0, late: false }
