@@ -59,6 +59,8 @@ function whole(text: string): number {
 const good: number[] = []
 const refusals: number[] = []
 let hinted = 0
+/** Good answers that came within the time that counts. */
+let served = 0
 let broken = 0
 /** Connections open and the code is compiled in the first second of an open loop, which is not counted. */
 const warmUp = rate ? 1000 : 0
@@ -74,9 +76,12 @@ function open(done: (isOpen: boolean) => void) {
     got += text
     const bytes = whole(got)
     if (bytes === 0 || since === undefined) return
-    const ms = performance.now() - since
+    const now = performance.now()
+    const ms = now - since
     const isCounted = since >= began + warmUp
-    if (isCounted && Number(got.slice(9, 12)) < 400) good.push(ms)
+    const isGood = Number(got.slice(9, 12)) < 400
+    if (isGood && now >= began + warmUp && now < end) served++
+    if (isCounted && isGood) good.push(ms)
     else if (isCounted) {
       refusals.push(ms)
       if (/\r\nretry-after: \d/i.test(got)) hinted++
@@ -94,6 +99,7 @@ function open(done: (isOpen: boolean) => void) {
   })
   return {
     socket,
+    isBusy: () => since !== undefined,
     ask(from: number) {
       since = from
       socket.write(next())
@@ -145,7 +151,11 @@ async function openLoop(perSecond: number) {
   // The last ones have 10 s to come back; what does not is broken.
   for (const last = end + 10_000; free.length < all.size && performance.now() < last; )
     await new Promise((resolve) => setTimeout(resolve, 5))
-  for (const { socket } of all) socket.destroy()
+  broken += waiting.length
+  for (const { socket, isBusy } of all) {
+    if (isBusy()) broken++
+    socket.destroy()
+  }
 }
 
 await (rate ? openLoop(rate) : closedLoops())
@@ -162,6 +172,7 @@ console.log(
     refusedP99: at(refusals, 0.99),
     hinted,
     broken,
+    served,
     /** Microseconds of processor time that a request costs this side. */
     cost: (user + system) / Math.max(1, sent),
   }),

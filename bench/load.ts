@@ -19,7 +19,7 @@ export interface Sample {
   p50: number
   p99: number
 }
-/** What came of requests at set moments: `rate` and the times are of those that were served. */
+/** What came of requests at set moments: `rate` is of what was served while they came, the times of all that was served. */
 export interface PacedSample extends Sample {
   /** Of all answers. */
   refusedShare: number
@@ -93,9 +93,9 @@ function generator(name: string, dir: string, program: string, env: Record<strin
     },
     async pace(load, seconds, rate) {
       const result = await ask(process.execPath, byNode(load, { seconds, connections: most, rate }), load)
-      const { requests, refused, hinted, p50, p99, refusedP99, cost } = result
+      const { requests, refused, served, hinted, p50, p99, refusedP99, cost } = result
       return {
-        rate: (requests - refused) / result.seconds,
+        rate: served / result.seconds,
         ...{ p50, p99, refusedP99, cost },
         refusedShare: refused / requests,
         hintedShare: refused ? hinted / refused : 1,

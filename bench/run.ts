@@ -362,6 +362,7 @@ const figures: Figure[] = [
     values: over.map(({ rate }, round) => rate / (samples.edgeOrder[round] as Sample).rate),
     goal: { least: 0.8 },
   },
+  { what: '… p99 of what is served', values: over.map(({ p99 }) => p99), unit: ' ms' },
   { what: '… refused', values: over.map(({ refusedShare }) => refusedShare * 100), unit: ' %' },
   { what: '… p99 of a refusal', values: over.map(({ refusedP99 }) => refusedP99), unit: ' ms' },
   {

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { ConfigError } from './platform/config.ts'
 import { permissions, type TableRow, userRoles } from './platform/routes.ts'
@@ -99,8 +99,19 @@ if (import.meta.main) {
     }
     await command.run(...args)
   } catch (error) {
-    if (!(error instanceof ConfigError)) throw error
-    process.stderr.write(`${error.message}\n`)
-    process.exitCode = 78
+    const { SECRETS_DIR } = process.env
+    // Here, since most commands need no database and none needs it before.
+    const { outOfReach } = await import('./platform/db.ts')
+    if (outOfReach(error)) {
+      process.stderr.write(`${name}: the database is out of reach (${(error as Error).message}); does the shop run?\n`)
+      process.exitCode = 1
+    } else if (error instanceof ConfigError) {
+      process.stderr.write(`${error.message}\n`)
+      if (SECRETS_DIR && !existsSync(SECRETS_DIR))
+        process.stderr.write(
+          `There is no ${SECRETS_DIR}: make demo first, or say its PORT= or where the SECRETS= are\n`,
+        )
+      process.exitCode = 78
+    } else throw error
   }
 }

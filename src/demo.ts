@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { parseArgs } from 'node:util'
-import { commandOf, isFree, whoListens } from './embedded/ports.ts'
+import { commandOf, isFree, whoListens, whyNotFree } from './embedded/ports.ts'
 import { type PortName, type Shop, startShop } from './embedded/shop.ts'
 
 /** Runs the whole shop on this machine until Ctrl-C; with `reset`, forgets its data. Options by environment: */
@@ -109,13 +109,23 @@ function refuseSecond() {
 }
 
 async function refuseTakenPorts() {
+  if (wanted.PORT === wanted.MAIL_PORT)
+    throw new Error(
+      `PORT and MAIL_PORT are both ${wanted.PORT}, and must be two ports: make demo PORT=8080 MAIL_PORT=1080`,
+    )
   const taken: string[] = []
   const others: string[] = []
   for (const [key, { usual, what }] of Object.entries(choices)) {
     let port = wanted[key as keyof typeof choices]
-    if (!(await isFree(port, host))) {
-      taken.push(`Port ${port} (${what}) is taken by ${whoListens(port)}.`)
-      port = await nextFree(port + 1)
+    const fault = await whyNotFree(port, host)
+    if (fault && fault !== 'EADDRINUSE' && fault !== 'EACCES')
+      throw new Error(
+        `BIND is ${host}, where nothing can listen here (${fault}). Take an address of this machine, or 0.0.0.0`,
+      )
+    if (fault) {
+      const why = fault === 'EACCES' ? 'only for root: it is below 1024' : `taken by ${whoListens(port)}`
+      taken.push(`Port ${port} (${what}) is ${why}.`)
+      port = await nextFree(Math.max(port + 1, fault === 'EACCES' ? 1024 : 0))
     }
     if (port !== usual) others.push(`${key}=${port}`)
   }
@@ -138,7 +148,14 @@ function portOf(key: string, usual: number) {
 async function rememberedPorts(): Promise<Partial<Record<PortName, number>>> {
   const file = join(dir, 'ports.json')
   if (!existsSync(file)) return {}
-  const ports = Object.entries<number>(JSON.parse(readFileSync(file, 'utf8')))
+  let remembered: Record<string, number>
+  try {
+    remembered = JSON.parse(readFileSync(file, 'utf8'))
+  } catch {
+    // Cut off by a full disk; they are only a convenience.
+    return {}
+  }
+  const ports = Object.entries(remembered)
   const free = await Promise.all(ports.map(([, port]) => isFree(port)))
   return Object.fromEntries(ports.filter((_, i) => free[i]))
 }

@@ -14,20 +14,22 @@ export function edgeRoutes(table: Table): string {
       .join(', ')
   return [
     '# Made from the route table by `make routes`; a test refuses a stale one.',
+    // Fixed keys of a map match in any case, and all of them are small: a capital is set before what is looked for.
+    map('$uri', '$capital', '""', [['"~[A-Z]"', capital]]),
     map(
-      '"$request_method $uri"',
+      '"$capital$request_method $uri"',
       '$route',
       'none',
       rows.flatMap((row) => keys(row).map((key) => [key, target(row)])),
     ),
     map(
-      '$uri',
+      '"$capital$uri"',
       '$allow',
       '""',
       paths.map((path) => [pathKey('', path), `"${methodsOf(path)}"`]),
     ),
     map(
-      '"$request_method $uri"',
+      '"$capital$request_method $uri"',
       '$limit',
       '""',
       rows.flatMap((row) => (row.limit ? keys(row).map((key) => [key, row.limit as string]) : [])),
@@ -38,9 +40,13 @@ export function edgeRoutes(table: Table): string {
 const methods = (row: TableRow) => (row.method === 'GET' ? ['GET', 'HEAD'] : [row.method])
 const keys = (row: TableRow) => methods(row).map((method) => pathKey(`${method} `, row.path))
 
-/** A fixed path is found by hash; only one with parameters costs a regular expression. */
+const capital = '^'
+
+/** A fixed path is found by hash; only one with parameters, where capitals may be, costs a regular expression. */
 const pathKey = (before: string, path: string) =>
-  path.includes('{') ? `"~^${before}${pathPattern(path).source.slice(1).replaceAll('\\/', '/')}"` : `"${before}${path}"`
+  path.includes('{')
+    ? `"~^\\${capital}?${before}${pathPattern(path).source.slice(1).replaceAll('\\/', '/')}"`
+    : `"${before}${path}"`
 
 const target = ({ role, access, upload }: TableRow) => {
   if (upload) return `${role}/upload`

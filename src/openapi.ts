@@ -184,6 +184,18 @@ function queryOf({ query }: TableRow) {
   }))
 }
 
+const ofText = (description: string, example: string) => ({ description, schema: { type: 'string' }, example })
+const sent: Record<string, object> = {
+  ETag: ofText('The version, for If-Match and If-None-Match.', '"v1"'),
+  Location: ofText('Where it is now.', '/order/01935f2e-7c1a-7b3e-9d52-6f0a4c8b1e07'),
+  'Product-Stock': ofText('What is left of it; no part of the version.', '12'),
+  'Idempotent-Replayed': ofText('`true` where the key had its answer already.', 'true'),
+  'Set-Cookie': ofText(
+    'The refresh token, where it was asked for as a cookie.',
+    `${refreshCookie}=…; HttpOnly; Secure`,
+  ),
+  'Content-Range': ofText('Of a 206: which bytes these are.', 'bytes 0-1023/20480'),
+}
 const goodAnswers: Record<string, string> = {
   200: 'As asked.',
   201: 'Made.',
@@ -202,7 +214,8 @@ function responses(row: TableRow, refusals: Map<string, object>) {
     const content = json
       ? { 'application/json': { schema: json, example: exampleOf(json, `the answer ${status} of ${where}`) } }
       : ['200', '206'].includes(status) && { [media]: { schema: media === 'text/html' ? { type: 'string' } : file } }
-    return [status, { description: goodAnswers[status], ...(content && { content }) }]
+    const headers = Object.fromEntries((row.sends ?? []).map((name) => [name, sent[name]]))
+    return [status, { description: goodAnswers[status], ...(row.sends && { headers }), ...(content && { content }) }]
   })
   const codes = new Map<string, Set<string>>()
   const add = (status: string, code: string) => codes.set(status, (codes.get(status) ?? new Set()).add(code))
@@ -238,15 +251,16 @@ function responses(row: TableRow, refusals: Map<string, object>) {
   return Object.fromEntries([...good, ...bad].sort(([a], [b]) => Number(a) - Number(b)))
 }
 
-const headersOf: Record<string, object> = {
-  401: { 'WWW-Authenticate': { schema: { type: 'string' } } },
-  429: { 'Retry-After': { description: 'Seconds.', schema: { type: 'string' } } },
-  503: { 'Retry-After': { description: 'Seconds.', schema: { type: 'string' } } },
+function headersOf(status: string, codes: string[]) {
+  if (status === '401') return { headers: { 'WWW-Authenticate': { schema: { type: 'string' } } } }
+  if (['429', '503'].includes(status) || codes.includes('in_flight'))
+    return { headers: { 'Retry-After': { description: 'Seconds.', schema: { type: 'string' } } } }
+  return {}
 }
 
 const refusal = (status: string, codes: string[]) => ({
   description: codes.map((code) => `\`${code}\``).join(', '),
-  ...(headersOf[status] && { headers: headersOf[status] }),
+  ...headersOf(status, codes),
   content: {
     'application/problem+json': {
       schema: { allOf: [{ $ref: '#/components/schemas/Problem' }, { properties: { code: { enum: codes } } }] },

@@ -43,6 +43,7 @@ export async function start({ env, log, stack, stopping, table }: Process) {
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
       drainDelay: c.DRAIN_DELAY,
+      grace: c.SHUTDOWN_GRACE,
     }),
   )
   void announceReady(checks, log, stopping)

@@ -77,6 +77,7 @@ export const routes = (deps: Deps): Route[] => [
       'Log in by {email, password} or {email, code}; {email} alone mails a code and answers 202. A code verifies the address; ' +
       'a password from before the address was verified counts no more then.',
     body: schema.Login,
+    sends: ['Set-Cookie'],
     answers: { 200: schema.Tokens, 202: schema.Accepted },
     problems: ['401 bad_credentials', '403 email_unverified', '429 slow_down'],
     async handle({ ctx, body }) {
@@ -102,6 +103,7 @@ export const routes = (deps: Deps): Route[] => [
     limit: 'sign-in',
     summary: 'Exchange the refresh token, from the body or the cookie, for new tokens. Each is good for one exchange.',
     body: schema.Refresh,
+    sends: ['Set-Cookie'],
     answers: { 200: schema.Tokens },
     problems: ['401 bad_refresh_token', '403 wrong_origin'],
     async handle({ ctx, body }) {
@@ -237,6 +239,7 @@ export const routes = (deps: Deps): Route[] => [
     summary: 'A file of an avatar. Whoever knows its path may see it; it stays for a day after the avatar has changed.',
     params: FileHash,
     headers: ['Range', 'If-Range', 'If-None-Match'],
+    sends: ['ETag', 'Content-Range'],
     answers: { 200: null, 206: null, 304: null },
     problems: ['416 range_not_satisfiable'],
     media: 'image/webp',

@@ -60,7 +60,9 @@ export function accessTokens(keys: SigningKey[], issuer: string): AccessTokens {
         }) as jwt.JwtPayload
         if (!claims.sub || !claims.sid || !claims.exp || !Array.isArray(claims.roles)) return undefined
         const user = { id: claims.sub, sid: claims.sid, email: claims.email, roles: claims.roles }
-        verified.set(token, user, { ttl: Math.max(1, (claims.exp + skew) * 1000 - Date.now()) })
+        // By a clock that is wrong for a while, it would be kept for as long as that.
+        const left = Math.min((claims.exp + skew) * 1000 - Date.now(), (accessLifetime + skew) * 1000)
+        verified.set(token, user, { ttl: Math.max(1, left) })
         return user
       } catch {
         return undefined

@@ -27,14 +27,17 @@ const claim = (port: number) =>
     socket.bind({ port, address: '127.0.0.1', exclusive: true }, () => resolve(true))
   })
 
-/** Whether nothing listens on a TCP port of `host`. */
-export async function isFree(port: number, host = '127.0.0.1') {
-  const canListen = await new Promise<boolean>((resolve) => {
+/** Whether nothing listens on a TCP port of `host`, and we may. */
+export const isFree = async (port: number, host = '127.0.0.1') => (await whyNotFree(port, host)) === undefined
+
+/** Why we cannot listen on a TCP port of `host`, as the system's code such as EADDRINUSE or EACCES; undefined where we can. */
+export async function whyNotFree(port: number, host = '127.0.0.1'): Promise<string | undefined> {
+  const fault = await new Promise<string | undefined>((resolve) => {
     const server = createServer()
-    server.once('error', () => resolve(false))
-    server.listen({ port, host, exclusive: true }, () => server.close(() => resolve(true)))
+    server.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code ?? 'unknown'))
+    server.listen({ port, host, exclusive: true }, () => server.close(() => resolve(undefined)))
   })
-  return canListen && !(await answers(port, host))
+  return fault ?? ((await answers(port, host)) ? 'EADDRINUSE' : undefined)
 }
 
 /** Whether something accepts connections on a TCP port. */

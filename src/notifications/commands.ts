@@ -3,6 +3,7 @@ import { ConfigError, config } from '../platform/config.ts'
 import { openDb } from '../platform/db.ts'
 import { openLog } from '../platform/log.ts'
 import { openComposer } from './compose.ts'
+import { lease, whileClaimed } from './coordinator.ts'
 import { openMailer } from './mailer.ts'
 import { jobs } from './schedules.ts'
 import { claimRun, finishRun } from './store.ts'
@@ -25,9 +26,10 @@ export async function runJob(name: string | undefined, env: NodeJS.ProcessEnv) {
   await using mailer = openMailer({ c, stopping, log })
   const composer = await openComposer({ publicUrl, from: c.MAIL_FROM })
   const [slot, owner] = [new Date(), randomUUID()]
-  await claimRun(db, job.name, slot, owner, 60_000)
+  await claimRun(db, job.name, slot, owner, lease)
   try {
-    const result = await job.run({ db, mailer, composer, publicUrl, stopping, log })
+    const tools = { db, mailer, composer, publicUrl, stopping, log }
+    const result = await whileClaimed({ db, log, job: job.name, slot, owner }, () => job.run(tools))
     await finishRun(db, job.name, slot, owner, { result })
     process.stdout.write(`${job.name}: ${JSON.stringify(result)}\n`)
   } catch (error) {

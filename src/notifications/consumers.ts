@@ -10,6 +10,7 @@ import { openGate } from './gate.ts'
 import { type Mailer, ServerFault } from './mailer.ts'
 import type { Mail } from './mime.ts'
 import {
+  awaitsPayment,
   type Claimant,
   claimMails,
   markMailsSent,
@@ -31,7 +32,7 @@ interface Deps {
 
 const mails = new Counter({
   name: 'mails_total',
-  help: 'Mails by kind and result: sent, repeated (had been sent), unwanted, unknown (no address), held (mail server down), deferred, refused',
+  help: 'Mails by kind and result: sent, repeated (had been sent), unwanted, obsolete (a reminder to pay what is paid or over), unknown (no address), held (mail server down), deferred, refused',
   labelNames: ['kind', 'result'],
   registers: [registry],
 })
@@ -104,6 +105,9 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
     const acceptedBefore = mailer.accepted()
     for (let faults = 0; ; ) {
       await mailer.gate.pass()
+      // It may have waited long for the mail server.
+      if (draft.kind === 'order_unpaid' && !(await stored(() => awaitsPayment(db, draft.order.orderId))))
+        return 'obsolete'
       const claim = await stored(() => claimMail(claimant))
       if (claim.sent) return 'repeated'
       // Another delivery of this message has it in hand, or had when it died: a claim that nobody prolongs ends within 25 s.

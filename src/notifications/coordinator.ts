@@ -34,7 +34,26 @@ const durations = new Histogram({
 })
 
 /** Milliseconds that a claim holds without a sign of life, after which another replica takes the run over. */
-const lease = 30_000
+export const lease = 30_000
+
+export interface Run {
+  db: Db
+  log: Logger
+  job: string
+  slot: Date
+  owner: string
+}
+/** Keeps the claim of a run while its work lasts. */
+export async function whileClaimed<T>({ db, log, job, slot, owner }: Run, work: () => Promise<T>): Promise<T> {
+  const beats = setInterval(() => {
+    prolongRun(db, job, slot, owner, lease).catch((err) => log.warn({ err, job, slot }, 'claim of a run not prolonged'))
+  }, lease / 3)
+  try {
+    return await work()
+  } finally {
+    clearInterval(beats)
+  }
+}
 
 /**
  * Who runs what, over all replicas: the row of (job, slot) is the lock and the ledger. It needs no session of its own,
@@ -51,21 +70,14 @@ export function openCoordinator({ db, stopping, log }: { db: Db; stopping: Abort
 
   async function carryOut(job: string, slot: Date, work: Work) {
     const began = performance.now()
-    const beats = setInterval(() => {
-      prolongRun(db, job, slot, owner, lease).catch((err) =>
-        log.warn({ err, job, slot }, 'claim of a run not prolonged'),
-      )
-    }, lease / 3)
     let outcome: { result?: unknown; error?: string }
     try {
-      const result = await work()
+      const result = await whileClaimed({ db, log, job, slot, owner }, work)
       outcome = { result }
       log.info({ job, slot, result, ms: Math.round(performance.now() - began) }, 'job done')
     } catch (err) {
       outcome = { error: (err as Error).message || 'unknown' }
       log.error({ err, job, slot }, 'job failed')
-    } finally {
-      clearInterval(beats)
     }
     runs.inc({ job, result: outcome.error === undefined ? 'done' : 'failed' })
     durations.observe({ job }, (performance.now() - began) / 1000)

@@ -70,9 +70,9 @@ const minute = 60_000
 const day = 24 * 60 * minute
 
 /**
- * Runs the jobs, each slot on one replica. Half a minute after each tick, and at the start, it catches up: runs that
- * died with their replica within the last day, and the latest slot of a job if nobody took it. Older missed slots stay
- * missed, since the latest does their work too. Closing waits for running jobs.
+ * Runs the jobs, each slot on one replica. Each half minute it catches up: runs that died with their replica within the
+ * last day, and the latest slot of a job if nobody took it. Older missed slots stay missed, since the latest does their
+ * work too. Closing waits for running jobs.
  */
 export function startSchedules(tools: Tools): AsyncDisposable {
   const { db, stopping, log } = tools
@@ -108,17 +108,22 @@ export function startSchedules(tools: Tools): AsyncDisposable {
       await purgeRuns(db, job.name, new Date(now - 30 * day))
     }
   }
-  let catching = Promise.resolve()
+  let catching: Promise<void> | undefined
   const look = () => {
-    catching = catchUp().catch((err) => log.warn({ err }, 'missed runs not looked for'))
-    return catching
+    catching ??= catchUp()
+      .catch((err) => log.warn({ err }, 'missed runs not looked for'))
+      .finally(() => {
+        catching = undefined
+      })
   }
-  const looking = schedule('30 * * * * *', look, options)
-  void look()
+  // No task of cron: those wait for an hour where the clock is put back by one, and this is what does their work then.
+  const looking = setInterval(look, minute / 2)
+  look()
 
   return {
     async [Symbol.asyncDispose]() {
-      await Promise.all([looking, ...tasks].map((task) => task.destroy()))
+      clearInterval(looking)
+      await Promise.all(tasks.map((task) => task.destroy()))
       await catching
       await coordinator[Symbol.asyncDispose]()
     },
@@ -134,6 +139,8 @@ interface Seen {
 /** The newest slot not after `now` (Unix milliseconds), at most a day back. */
 function latestSlot(matches: (date: Date) => boolean, now: number, seen: Seen): Date | undefined {
   const end = now - (now % minute)
+  // The clock was put back: what was found since is of a time that is still to come.
+  if (end < seen.until) seen.until = 0
   for (let time = end; time > Math.max(seen.until, now - day); time -= minute) {
     const date = new Date(time)
     if (!matches(date)) continue

@@ -184,6 +184,11 @@ const job = (name: string) => async (db: Db, batch: number) => {
 export const expireOrders = job('orders.expire_due')
 /** Has owners of unpaid orders reminded. */
 export const remindUnpaid = job('orders.remind_unpaid')
+/** Whether an order can still be paid. */
+export async function awaitsPayment(db: Db, orderId: string) {
+  const { rows } = await db.knex.raw('select orders.awaits_payment(?) as awaits', [orderId])
+  return rows[0].awaits as boolean
+}
 /** Tells of carts that nobody touches any more. */
 export const remindCarts = job('orders.remind_carts')
 /** Has buyers asked how it was. */

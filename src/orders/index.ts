@@ -35,6 +35,7 @@ export async function start({ env, log, stack, stopping }: Process) {
       checks,
       assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
       drainDelay: c.DRAIN_DELAY,
+      grace: c.SHUTDOWN_GRACE,
     }),
   )
   await announceReady(checks, log, stopping)

@@ -119,6 +119,7 @@ export const routes = ({ db, relay }: Deps): Route[] => {
       summary: 'Order the given lines, or the cart',
       headers: ['Idempotency-Key!'],
       body: NewOrder.prefault({}),
+      sends: ['Location', 'Idempotent-Replayed'],
       answers: { 201: Order },
       problems: [
         '400 idempotency_key_missing',

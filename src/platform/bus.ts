@@ -279,6 +279,8 @@ export function consume(
         const messages = await consumer.consume({ max_messages: concurrency, expires: 5000 })
         const stop = () => void messages.close()
         closing.signal.addEventListener('abort', stop, { once: true })
+        // A stop that was asked for since the look above is not told again.
+        if (closing.signal.aborted) stop()
         wait = 250
         for await (const m of messages) {
           const work = end(m, maxDeliver).finally(() => inHand.delete(work))

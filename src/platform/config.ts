@@ -1,3 +1,4 @@
+import { createPrivateKey } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
@@ -61,6 +62,14 @@ const hostName: Type<string> = {
   },
 }
 const text: Type<string> = { name: 'text', example: 'Bodega <shop@example.org>', parse: (t) => t }
+const sender: Type<string> = {
+  name: 'mail address',
+  example: 'Bodega <shop@example.org>',
+  parse: (t) =>
+    /^(("[^"]*"|[^<>@,;"]*)\s*<[^\s<>@,;"]+@[^\s<>@,;"]+>|[^\s<>@,;"]+@[^\s<>@,;"]+)$/.test(t.trim())
+      ? t
+      : (rule('must be one address, alone or after a name, in angle brackets') as never),
+}
 const key: Type<string> = {
   name: 'key',
   example: 'the output of: openssl rand -hex 32',
@@ -90,6 +99,12 @@ const signingKeys: Type<SigningKey[]> = {
       k && typeof k.kid === 'string' && typeof k.pem === 'string' && ['next', 'active', 'previous'].includes(k.state)
     if (!Array.isArray(keys) || !keys.every(whole)) rule('must be a list of {kid, state: next|active|previous, pem}')
     if (keys.filter((k) => k.state === 'active').length !== 1) rule('must have exactly one active key')
+    for (const { kid, pem } of keys)
+      try {
+        createPrivateKey(pem)
+      } catch {
+        rule(`must have a private key as the pem of ${kid}; this one cannot be read`)
+      }
     return keys
   },
 }
@@ -280,7 +295,7 @@ export const settings = {
     help: 'Authority of the mail server; makes TLS required.',
   },
   MAIL_FROM: {
-    type: text,
+    type: sender,
     for: ['notifications'],
     default: 'Bodega <shop@localhost>',
     help: 'Sender of every mail.',
@@ -355,6 +370,12 @@ export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = pro
     }
   }
   faults.push(...objectFaults(reader, values, env))
+  if (values.DATABASE_CA && values.DATABASE_URL)
+    try {
+      values.DATABASE_URL = withoutTlsWords(values.DATABASE_URL as string)
+    } catch (error) {
+      faults.push((error as Error).message)
+    }
   if (faults.length > 0) throw new ConfigError(reader, faults)
   for (const [name, prefix] of Object.entries({ DATABASE_URL: 'DATABASE', NATS_BROKER_URL: 'NATS', SMTP_URL: 'SMTP' }))
     if (values[name])
@@ -381,6 +402,16 @@ function objectFaults(reader: Reader, values: Record<string, unknown>, env: Node
   return values.OBJECTS_DIR || env.S3_URL
     ? []
     : [`S3_URL is missing: ${settings.S3_URL.help} Example: ${settings.S3_URL.type.example}`]
+}
+
+/** pg would take the words on TLS in the URL instead of DATABASE_CA; those that ask for less than it contradict it. */
+function withoutTlsWords(text: string) {
+  const url = new URL(text)
+  const mode = url.searchParams.get('sslmode') ?? ''
+  if (['disable', 'allow', 'prefer', 'no-verify'].includes(mode))
+    rule(`DATABASE_URL says sslmode=${mode}, and DATABASE_CA asks for TLS with this authority: leave one of them out`)
+  for (const word of ['ssl', 'sslmode', 'sslrootcert', 'uselibpqcompat']) url.searchParams.delete(word)
+  return url.href
 }
 
 /** A URL with some of its parts replaced by what was set apart from it. */

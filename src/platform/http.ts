@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Router } from '@koa/router'
@@ -27,15 +28,17 @@ interface HttpOptions {
   productRead?: 'public' | 'user'
   /** Seconds to go on serving after a stop is asked for, until whoever balances over replicas has noticed. */
   drainDelay?: number
+  /** Seconds that a stop may take in all, with what closes after this. */
+  grace: number
 }
 
 /**
  * Serves a role's routes and its health checks. Closing first says so (not ready, `Connection: close` on every answer)
- * for `drainDelay`, then stops accepting, lets running requests finish, and returns.
+ * for `drainDelay`, then stops accepting, lets running requests finish, and returns; 5 s before `grace` is over at the latest.
  */
 export async function openHttp(options: HttpOptions) {
   const app = new Koa()
-  const router = new Router()
+  const router = new Router({ sensitive: true, strict: true })
   const readAssertion = assertionReader(options.assertionKeys)
   let closing = false
 
@@ -81,6 +84,12 @@ export async function openHttp(options: HttpOptions) {
   // an answer at most.
   server.setTimeout(45_000)
   server.on('clientError', refuseUnread)
+  const silent = new Set<Socket>()
+  server.on('connection', (socket) => {
+    silent.add(socket)
+    socket.once('close', () => silent.delete(socket))
+  })
+  server.on('request', ({ socket }) => silent.delete(socket))
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(options.port, options.host, resolve))
   options.log.info({ host: options.host, port: options.port }, 'listening')
   return {
@@ -89,7 +98,18 @@ export async function openHttp(options: HttpOptions) {
       await pause((options.drainDelay ?? 0) * 1000)
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()
+      // Neither are those closed that have asked nothing yet, nor do the timeouts above hold once the server closes.
+      const timers = [
+        setTimeout(() => {
+          for (const socket of silent) socket.destroy()
+        }, 2000),
+        setTimeout(
+          () => server.closeAllConnections(),
+          Math.max(1, options.grace - (options.drainDelay ?? 0) - 5) * 1000,
+        ),
+      ]
       await closed
+      for (const timer of timers) clearTimeout(timer)
     },
   }
 }

@@ -40,7 +40,8 @@ export function assertionReader(keys: (string | undefined)[]) {
           clockTolerance: 5,
         }) as jwt.JwtPayload
         const user: User = { id: claims.sub ?? '', email: claims.email, roles: claims.roles, sid: claims.sid }
-        const ttl = (claims.exp ?? 0) * 1000 - Date.now()
+        // Capped, for a clock that is wrong for a while.
+        const ttl = Math.min((claims.exp ?? 0) * 1000 - Date.now(), lifetime * 1000)
         if (ttl > 0) known.set(assertion, user, { ttl })
         return user
       } catch {

@@ -162,22 +162,30 @@ function call(): ChildProcess {
     child.once('exit', () => {
       if (artist?.child === child) artist = undefined
     })
-    child.on('error', () => undefined)
+    child.on('error', () => {
+      // One that could not be started never exits.
+      if (child.pid === undefined && artist?.child === child) {
+        clearTimeout(artist.leaves)
+        artist = undefined
+      }
+    })
     child.unref()
     child.channel?.unref()
   }
   const leaves = setTimeout(() => {
     if (artist?.child === child) artist = undefined
-    child.disconnect()
+    if (child.connected) child.disconnect()
   }, idle).unref()
   artist = { child, leaves }
   return child
 }
 
-/** What the process answers; undefined where it ended instead. */
+/** What the process answers; undefined where it ended instead. Throws 503 where none can be started. */
 const ask = (task: Task, log?: Logger) =>
-  new Promise<Drawn | undefined>((resolve) => {
+  new Promise<Drawn | undefined>((resolve, reject) => {
     const child = call()
+    if (child.pid === undefined)
+      return reject(problem.unavailable('No picture can be drawn at the moment; try again in a moment.'))
     const late = setTimeout(() => {
       child.kill('SIGKILL')
       end({ fault: 'bad', why: 'it takes too long' })

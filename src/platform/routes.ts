@@ -44,6 +44,8 @@ export interface Route {
   bodyLimit?: number
   /** Request headers that the route reads; a trailing `!` marks a required one. */
   headers?: string[]
+  /** Response headers of its good answers that a client may need. */
+  sends?: string[]
   /** The schema of each good answer; the first is what a handler's return value is sent with. `null`: no body. */
   answers: Record<number, Input | null>
   /** Problems beyond those that every route has, as `409 out_of_stock`. */

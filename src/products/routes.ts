@@ -57,6 +57,7 @@ export const routes = (deps: Deps): Route[] => [
     access: 'product:write',
     summary: 'Add a product, with its first stock.',
     body: NewProduct,
+    sends: ['ETag', 'Location'],
     answers: { 201: Product },
     problems: ['409 sku_taken'],
     async handle({ ctx, body }) {
@@ -76,6 +77,7 @@ export const routes = (deps: Deps): Route[] => [
       'the header Product-Stock tells the stock of this moment, in a 304 too.',
     params: Id,
     headers: ['If-None-Match'],
+    sends: ['ETag', 'Product-Stock'],
     answers: { 200: Product, 304: null },
     async handle({ ctx, params }) {
       const product = await findProduct(deps.db, params.id)
@@ -100,6 +102,7 @@ export const routes = (deps: Deps): Route[] => [
     params: Id,
     body: ProductFacts,
     headers: ['If-Match!'],
+    sends: ['ETag'],
     answers: { 200: Product },
     problems: ['409 sku_taken', '412 stale', '428 precondition_required'],
     async handle({ ctx, params, body }) {
@@ -135,6 +138,7 @@ export const routes = (deps: Deps): Route[] => [
       'smaller one does not grow to. The picture is one of the facts that the ETag stands for.',
     params: Id,
     headers: ['If-Match!'],
+    sends: ['ETag'],
     answers: { 200: Product },
     problems: ['412 stale', '428 precondition_required'],
     async handle({ ctx, params: { id } }) {
@@ -156,6 +160,7 @@ export const routes = (deps: Deps): Route[] => [
     summary: 'Remove the picture of a product.',
     params: Id,
     headers: ['If-Match!'],
+    sends: ['ETag'],
     answers: { 204: null },
     problems: ['412 stale', '428 precondition_required'],
     async handle({ ctx, params: { id } }) {
@@ -172,6 +177,7 @@ export const routes = (deps: Deps): Route[] => [
     summary: 'A file of a picture. It stays for a day after the picture has changed.',
     params: FileHash,
     headers: ['Range', 'If-Range', 'If-None-Match'],
+    sends: ['ETag', 'Content-Range'],
     answers: { 200: null, 206: null, 304: null },
     problems: ['416 range_not_satisfiable'],
     media: 'image/webp',

@@ -74,6 +74,8 @@ test.serial('unknown path → 404, unknown method → 405 with Allow, as problem
   const unknown = await shop.call('GET', '/admin')
   t.is(unknown.status, 404)
   t.is(unknown.body.code, 'no_route')
+  for (const path of ['/PRODUCT', '/Cart', '/auth/Login', '/product/'])
+    t.is((await shop.call('GET', path)).body.code, 'no_route', path)
   const method = await shop.call('DELETE', '/auth/login')
   t.is(method.status, 405)
   t.is(method.headers.allow, 'POST')

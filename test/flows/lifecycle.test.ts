@@ -1,5 +1,7 @@
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import test from 'ava'
 import pg from 'pg'
 import { eventually, type TestUser, useShop } from '../support/shop.ts'
@@ -56,8 +58,11 @@ async function heldStock() {
 }
 
 test.serial(
-  'SIGTERM while an order runs → it is answered 201, its event leaves, and the process ends with 0',
+  'SIGTERM while an order runs, and a connection that never asked stays open → the order is answered 201, its event leaves, and the process ends in order',
   async (t) => {
+    const silent = connect(shop.ports.orders, '127.0.0.1').on('error', () => {})
+    t.teardown(() => silent.destroy())
+    await once(silent, 'connect')
     const { waiting, release } = await heldStock()
     const answer = order()
     await waiting()
@@ -66,7 +71,7 @@ test.serial(
     await release()
     t.is((await answer).status, 201)
     await stopped
-    await eventually('its last line', async () => logOf('orders').some((line) => line.msg === 'stopped'))
+    t.is(logOf('orders').at(-1).msg, 'stopped')
     const client = new pg.Client({ connectionString: shop.databaseUrl })
     await client.connect()
     t.teardown(() => client.end())
@@ -119,6 +124,7 @@ test.serial('a second signal while an order runs → the process ends at once', 
   )
   process.kill(pid as number, 'SIGTERM')
   await stopped
+  t.is(logOf('orders').at(-1).msg, 'second signal, leaving at once')
   t.not((await answer).status, 201)
   await release()
   await shop.roles.orders.restart()

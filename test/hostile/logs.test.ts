@@ -76,8 +76,8 @@ async function live() {
   secrets.set(session.accessToken, 'access token').set(session.refreshToken, 'refresh token')
   const next = (await call('POST', '/auth/refresh', { body: { refreshToken: session.refreshToken } })).body
   secrets.set(next.accessToken, 'access token').set(next.refreshToken, 'refresh token')
-  await sql(`update auth.refresh_token set used_at = used_at - interval '11 seconds'`)
-  await call('POST', '/auth/refresh', { body: { refreshToken: session.refreshToken } })
+  await sql(`update auth.refresh_token set used_at = used_at - interval '61 seconds'`)
+  const copied = await call('POST', '/auth/refresh', { body: { refreshToken: session.refreshToken } })
   await call('POST', '/auth/refresh', { body: { refreshToken: plant('refresh token that nobody gave', 43) } })
   await call('GET', `/profile?access_token=${next.accessToken}`)
   await call('GET', '/profile', { token: `${next.accessToken}x` })
@@ -86,7 +86,7 @@ async function live() {
   secrets.set(reset, 'token to set a password')
   await call('GET', `/auth/password/reset?token=${reset}&again=${reset}`)
   await call('POST', '/auth/password/reset', { body: { token: reset, password: plant('short', 9) } })
-  return { email, reset, cookie: again.status }
+  return { email, reset, cookie: again.status, copied: copied.status }
 }
 
 /** Each route with canaries in every place that a request has. */
@@ -141,8 +141,9 @@ test.serial(
     t.timeout(180_000)
     const { check, done } = trial('canaries × logs, metrics, refusals and dead letters')
     const admin: TestUser = await shop.admin()
-    const { email, reset, cookie } = await live()
+    const { email, reset, cookie, copied } = await live()
     t.is(cookie, 200)
+    t.is(copied, 401)
     for (const row of rows.filter(({ path }) => path !== '/auth/logout')) await ask(row, admin.token)
 
     // What the edge answers by itself.

@@ -128,6 +128,25 @@ test.serial('a reminder to pay that is not wanted → not sent, while the order�
   t.is((await mails(customer, /unpaid/)).length, 0)
 })
 
+test.serial(
+  'a reminder to pay → none once the order is due to expire, nor for one paid while the mail waited',
+  async (t) => {
+    const buyer = await shop.user()
+    const [due, paid] = [await order(buyer, (await product(9)).id), await order(buyer, (await product(9)).id)]
+    const aged = (id: string, minutes: number) =>
+      sql(`update orders.order set created_at = now() - make_interval(mins => $2) where id = $1`, id, minutes)
+    await mails(buyer, /received/)
+    await aged(due, 31)
+    await aged(paid, 21)
+    await shop.mail.stop()
+    t.is(await job('remind-unpaid'), 'remind-unpaid: {"orders":1}\n')
+    t.is((await shop.call('POST', `/order/${paid}/pay`, { token: staff.token })).status, 200)
+    await shop.mail.restart()
+    await shop.mailTo(buyer.email, { subject: /paid/, fits: (mail) => mail.text.includes(paid) })
+    t.is((await mails(buyer, /unpaid/)).length, 0)
+  },
+)
+
 test.serial('a week after the delivery → asked once how it was; not before, and not long after', async (t) => {
   const [young, due, old] = await Promise.all([1, 2, 3].map(async () => order(customer, (await product(9)).id)))
   for (const id of [young, due, old])

@@ -86,11 +86,42 @@ test('no place for pictures → auth and products name what they need, the other
   t.is(faultsOf({ S3_URL: 'https://s3.example.org', S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 'b' }), '')
 })
 
-for (const keys of ['[]', '{', '[{"kid":"a","state":"next","pem":"x"}]', '[{"kid":1}]'])
+for (const keys of [
+  '[]',
+  '{',
+  '[{"kid":"a","state":"next","pem":"x"}]',
+  '[{"kid":1}]',
+  '[{"kid":"a","state":"active","pem":"-----BEGIN PRIVATE KEY-----\\nMIIE"}]',
+])
   test(`JWT_KEYS ${keys} → refused`, (t) => {
     const error = t.throws(() => config('auth', { ...good, JWT_KEYS: keys }), { instanceOf: ConfigError })
     t.regex(error.message, /JWT_KEYS must /)
   })
+
+test('a sender without one address → refused; with a name or without, taken', (t) => {
+  const mail = { ...good, SMTP_URL: 'smtp://mail:25' }
+  for (const MAIL_FROM of ['My Shop', 'a@x.org, b@x.org', 'Shop <a@x.org', '<>'])
+    t.regex(
+      t.throws(() => config('notifications', { ...mail, MAIL_FROM }), { instanceOf: ConfigError }).message,
+      /MAIL_FROM is .* and must be one address/,
+    )
+  for (const MAIL_FROM of ['a@x.org', '<a@x.org>', 'Käse & Co <a@x.org>', '"Shop, Inc." <a@x.org>'])
+    t.is(config('notifications', { ...mail, MAIL_FROM }).MAIL_FROM, MAIL_FROM)
+})
+
+test('words on TLS in DATABASE_URL beside DATABASE_CA → the authority counts; one that asks for less is refused', (t) => {
+  const withMode = (mode: string) => ({
+    ...good,
+    DATABASE_URL: `${good.DATABASE_URL}?sslmode=${mode}&x=1`,
+    DATABASE_CA: '-----BEGIN CERTIFICATE-----',
+  })
+  t.is(config('orders', withMode('require')).DATABASE_URL, `${good.DATABASE_URL}?x=1`)
+  for (const mode of ['disable', 'no-verify'])
+    t.regex(
+      t.throws(() => config('orders', withMode(mode)), { instanceOf: ConfigError }).message,
+      new RegExp(`DATABASE_URL says sslmode=${mode}, and DATABASE_CA`),
+    )
+})
 
 test('each setting → has readers, one line of help, and a default unless it is required', (t) => {
   for (const [name, setting] of Object.entries(settings)) {

@@ -20,6 +20,7 @@ const granted: Record<string, string[]> = {
     'auth.purge_audit',
     'auth.tell_unused',
     'orders.ask_feedback',
+    'orders.awaits_payment',
     'orders.digest',
     'orders.expire_due',
     'orders.purge_keys',
