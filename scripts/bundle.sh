@@ -48,8 +48,7 @@ docker save $images | gzip -1 >"$work/images.tar.gz" || die "the images cannot b
   # shellcheck disable=SC2086
   docker image inspect -f 'platform {{.Os}}/{{.Architecture}}' $images | sort -u
   for image in $images; do printf 'image %s\n' "$image"; done
-  cd "$work"
-  for part in unbundle.sh tree.tar images.tar.gz; do printf 'part %s %s\n' "$part" "$(sha256sum <"$part" | cut -d' ' -f1)"; done
+  for part in unbundle.sh tree.tar images.tar.gz; do printf 'part %s %s\n' "$part" "$(sha256sum <"$work/$part" | cut -d' ' -f1)"; done
 } >"$work/manifest"
 printf 'end %s\n' "$(sha256sum <"$work/manifest" | cut -d' ' -f1)" >>"$work/manifest"
 [ "$(grep -c '^platform ' "$work/manifest")" = 1 ] || die "the images are not all of one platform: $(sed -n 's/^platform //p' "$work/manifest" | paste -sd ' ' -)" "next: docker pull --platform the odd ones"

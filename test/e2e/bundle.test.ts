@@ -1,5 +1,14 @@
 import { randomBytes } from 'node:crypto'
-import { copyFileSync, openSync, readdirSync, readFileSync, statSync, truncateSync, writeSync } from 'node:fs'
+import {
+  copyFileSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import anyTest from 'ava'
 import { type Host, lacking, openHost, removeImages, run } from './host.ts'
@@ -55,10 +64,14 @@ test('make bundle → one archive of what is committed and every image of the fo
   const secret = readFileSync(join(host.clone, 'secrets/.plain/dev/REFRESH_KEY'), 'utf8')
   await host.on('git', ['add', '-A'])
   await host.on('git', ['commit', '-qm', 'the sealed secrets of a fork'])
-  const { out } = await host.make(['bundle', `FOLDER=${host.dir}`], { seconds: 500 })
+  const { out } = await host.make(['bundle'], { seconds: 500 })
   t.log(out.split('\n').find((line) => line.includes('SHA-256')))
-  const [file] = readdirSync(host.dir).filter((name) => name.endsWith('.tar'))
-  bundle = file as string
+  const made = readdirSync(host.clone).filter((name) => /^(\.new\.)?bodega-/.test(name))
+  t.is(made.length, 1, made.join(' '))
+  // What it made is no change that would refuse the next one.
+  t.is((await host.on('git', ['status', '--porcelain'])).out, '')
+  bundle = made[0] as string
+  renameSync(join(host.clone, bundle), join(host.dir, bundle))
   ids = await idsOf(names)
   const whole = join(host.dir, bundle)
   const manifest = (await run('tar', ['-xOf', whole, 'manifest'])).out
