@@ -103,7 +103,8 @@ export function used(objects: Manifest[], smtp: string[]): string[] {
   // The inbox is read by whoever tries the shop.
   if (parts.some(({ name }) => name === 'mail')) arrows.add('outside → mail:1080')
   if (parts.includes(operators))
-    for (const to of ['db:5432', 'db:any', 'outside:443', 'outside:6443']) arrows.add(`db → ${to}`)
+    for (const to of ['db:5432', 'db:any', 'outside:443', 'outside:6443', 'outside:8443', 'outside:16443'])
+      arrows.add(`db → ${to}`)
   return [...arrows].sort()
 }
 
