@@ -29,6 +29,15 @@ for (const target of clusters)
         )
   })
 
+for (const form of forms)
+  parity(`each service of Compose, rendered for ${form} → a limit of memory, of processor time and of its log`, (t) => {
+    for (const [name, { deploy, logging }] of Object.entries(rendered[form].compose.services)) {
+      const { cpus, memory } = deploy?.resources?.limits ?? {}
+      t.true(Number(cpus) > 0 && Number(memory) > 0, `${name}: ${cpus} processors, ${memory} bytes`)
+      t.deepEqual(logging?.options, { 'max-file': '5', 'max-size': '10m' }, name)
+    }
+  })
+
 /** A copy in which one target's orders, or what is made of it, is other than in the rest. */
 function copy(target: Target, edit: { role?: string; env?: string; secret?: [key: string, path: string] }): Rendered {
   const it = structuredClone(rendered.prod)

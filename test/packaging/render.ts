@@ -39,6 +39,7 @@ export interface Service {
   cap_add?: string[]
   security_opt?: string[]
   deploy?: { resources?: { limits?: { cpus?: number; memory?: string } } }
+  logging?: { options?: Record<string, string> }
   stop_grace_period?: string
 }
 export interface ComposeFile {
