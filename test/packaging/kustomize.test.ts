@@ -26,7 +26,7 @@ const choices: Choice[][] = [
   ],
   [
     component('objectstore'),
-    component('objectstore-minio'),
+    component('objectstore', 'objectstore-minio'),
     { ...component('elsewhere/objectstore'), settings: ['S3_URL=https://s3.example.org'] },
   ],
   [component('ingress'), component('gateway'), component('node-port'), none],
@@ -87,6 +87,25 @@ testWith('kubectl')(
         if (kind === 'Deployment')
           t.is(spec?.replicas, undefined, `${metadata.name}: an autoscaler or the overlay says how many`)
     }
+  },
+)
+
+testWith('kubectl')(
+  'overlays/prod-standalone with the component objectstore-minio → the store is MinIO of that image, the rest as it was',
+  async (t) => {
+    const folder = 'overlays/prod-standalone'
+    const before = manifests(await output('kubectl', ['kustomize', `kustomize/${folder}`]))
+    const after = manifests(await overlay({ on: folder, components: ['objectstore-minio'] }))
+    const changed = after.filter((object, i) => JSON.stringify(object) !== JSON.stringify(before[i]))
+    t.deepEqual(
+      changed.map(({ kind, metadata }) => `${kind} ${metadata.name}`),
+      ['StatefulSet bodega-objectstore'],
+    )
+    const { containers, initContainers = [] } = changed[0]?.spec?.template?.spec ?? { containers: [] }
+    t.deepEqual(
+      [...initContainers, ...containers].map(({ image }) => image),
+      ['registry.example.org/minio:1'],
+    )
   },
 )
 

@@ -172,13 +172,15 @@ export const manifests = (text: string): Manifest[] =>
 export const kustomize = async (folder: string) => manifests(await output('kubectl', ['kustomize', folder]))
 
 export interface Choice {
+  /** What they are put on, in kustomize/; the base. */
+  on?: string
   components: string[]
   /** Lines of its ConfigMaps, for a part that runs elsewhere. */
   parts?: string[]
   settings?: string[]
 }
-/** What kubectl makes of the base with these components, in an overlay of its own. */
-export async function overlay({ components, parts = [], settings = [] }: Choice): Promise<string> {
+/** What kubectl makes of these components, in an overlay of its own. */
+export async function overlay({ on = 'base', components, parts = [], settings = [] }: Choice): Promise<string> {
   const dir = mkdtempSync(join(tmpdir(), 'bodega-overlay-'))
   const merge = (name: string, literals: string[]) => (literals.length ? [{ name, behavior: 'merge', literals }] : [])
   // A budget names a server of the bus that is there.
@@ -186,7 +188,7 @@ export async function overlay({ components, parts = [], settings = [] }: Choice)
   const kustomization = {
     apiVersion: 'kustomize.config.k8s.io/v1beta1',
     kind: 'Kustomization',
-    resources: [relative(dir, join(root, 'kustomize/base'))],
+    resources: [relative(dir, join(root, 'kustomize', on))],
     components: whole.map((name) => relative(dir, join(root, 'kustomize/components', name))),
     configMapGenerator: [...merge('bodega-parts', parts), ...merge('bodega-settings', settings)],
     images: [{ name: 'minio', newName: 'registry.example.org/minio', newTag: '1' }],
