@@ -2,7 +2,6 @@
 # TARGET=cluster: the shop in NAMESPACE (bodega) of the cluster of kubectl's context, however it was put there. What
 # parts.sh has for Compose, by labels and by the pod templates of the shop itself.
 command -v kubectl >/dev/null || die "kubectl is not installed" "next: kubernetes.io/docs/tasks/tools, then run this again"
-environment=${ENV:-dev}
 space=${NAMESPACE:-bodega}
 k() { kubectl --namespace "$space" "$@"; }
 part() { printf 'app.kubernetes.io/part-of=bodega,app.kubernetes.io/component in (%s)' "$1"; }

@@ -2,8 +2,8 @@
 # dlq.sh [show NUMBER | replay NUMBER|all | drop NUMBER|all]: the dead letters of the shop of this host (TARGET=compose)
 # or of a cluster (TARGET=cluster), by the settings and secrets of migrate.
 . "$(dirname "$0")/lib.sh"
-. scripts/parts.sh
 if [ "$target" = cluster ]; then
+  . scripts/cluster.sh
   migrate=$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)
   [ -n "$migrate" ] || die "there is no migrate Job in $space, whose settings reach the bus" "next: apply the shop again"
   trap finish EXIT

@@ -17,6 +17,9 @@ identities() {
 # or `objects import`, the pictures as a tar, by the settings and secrets of the role that serves them; `prepare` before
 # and `finish` after; and for a restore how its servers and roles start and stop.
 if [ "$target" = cluster ]; then
+  # No object of a cluster says reliably which environment its shop is.
+  environment=${ENV:-}
+  [ -n "$environment" ] || die "which environment is the shop of the cluster?" "Backups are named, kept and refused by it." "next: the same with ENV=prod, or ENV=dev"
   . scripts/cluster.sh
 else
   environment=$(setting BODEGA_ENV dev)

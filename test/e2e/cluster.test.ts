@@ -313,7 +313,7 @@ test('the next version by apply -k under load, and back → no failed request, o
 })
 
 const onCluster = (target: string, ...more: string[]) =>
-  cluster.make([target, 'TARGET=cluster', ...more], { seconds: 300 })
+  cluster.make([target, 'TARGET=cluster', 'ENV=dev', ...more], { seconds: 300 })
 
 test('make backup TARGET=cluster under load → a whole backup, no failed request, and status shows it', async (t) => {
   t.timeout(180_000)
@@ -354,7 +354,10 @@ test('make restore TARGET=cluster → refused over data; into an empty shop the 
   const before = await kept()
   await onCluster('backup')
   const file = `backups/${readdirSync(join(cluster.clone, 'backups')).sort().at(-1)}`
-  t.regex((await cluster.make(['restore', 'TARGET=cluster', `FILE=${file}`], { any: true })).all, /this shop has data/)
+  t.regex(
+    (await cluster.make(['restore', 'TARGET=cluster', 'ENV=dev', `FILE=${file}`], { any: true })).all,
+    /this shop has data/,
+  )
   t.deepEqual(await kept(), before)
 
   await cluster.k(['delete', '-k', overlay, '--timeout=120s'], { seconds: 150 })

@@ -228,16 +228,16 @@ test('helm uninstall → the volumes stay, and another install finds the data', 
 test('make backup TARGET=cluster, then another install without volumes and make restore → the same row by row', async (t) => {
   t.timeout(500_000)
   const kept = () => contents(cluster.sql, ['auth', 'products', 'orders'])
-  const load = await market.during(() => cluster.make(['backup', 'TARGET=cluster'], { seconds: 200 }))
+  const load = await market.during(() => cluster.make(['backup', 'TARGET=cluster', 'ENV=dev'], { seconds: 200 }))
   t.deepEqual(load.failures, [])
   const before = await kept()
-  const { out } = await cluster.make(['backup', 'TARGET=cluster'], { seconds: 200 })
+  const { out } = await cluster.make(['backup', 'TARGET=cluster', 'ENV=dev'], { seconds: 200 })
   const file = /backups\/\S+\.tar/.exec(out)?.[0] as string
 
   await onRelease('uninstall', 'bodega', '--wait')
   await cluster.k(['delete', 'pvc', '-l', 'app.kubernetes.io/instance=bodega', '--timeout=90s'])
   await release('install', version, ['--set', 'dev.seed=false', '--wait', '--timeout', '5m'])
-  const restored = await cluster.make(['restore', 'TARGET=cluster', `FILE=${file}`], { seconds: 300 })
+  const restored = await cluster.make(['restore', 'TARGET=cluster', 'ENV=dev', `FILE=${file}`], { seconds: 300 })
   t.log(restored.out.split('\n').at(-1))
   t.deepEqual(await kept(), before)
   await cluster.reached()
