@@ -52,7 +52,9 @@ spec:
           command: [\"false\"]
         periodSeconds: 3600
 " | k create -f - >/dev/null
-  k wait --for=jsonpath='{.status.phase}'=Running "pod/$name" --timeout=120s >/dev/null
+  k wait --for=jsonpath='{.status.phase}'=Running "pod/$name" --timeout=120s >/dev/null 2>&1 ||
+    die "the pod $name does not run after 120 s: $(k get pod "$name" -o 'jsonpath={.status.conditions[?(@.type=="PodScheduled")].message} {.status.containerStatuses[0].state.waiting.message}')" \
+      "next: kubectl --namespace $space get events" ${4:+"or, where the cluster cannot pull $4: the same with POSTGRES_IMAGE=registry.example.org/postgres:18"}
 }
 finish() { [ ${#workers[@]} -eq 0 ] || k delete pod "${workers[@]}" --ignore-not-found --wait=false >/dev/null; }
 
