@@ -56,6 +56,8 @@ prepare
 there=$(inside database rows </dev/null) || die "the database does not answer" "next: $hint_logs"
 [ -z "$there" ] || die "this shop has data: $(printf '%s' "$there" | tr '\n' ',' | sed 's/,/, /g')" "A backup is restored into an empty one. Nothing was changed." \
   "next: $hint_empty"
+inside database may-restore </dev/null || die "this database login cannot restore, its reason is above" \
+  "A backup is restored into a database of its own, compared, and only then put in place. Nothing was changed." "next: docs/database.md, under Elsewhere"
 
 stopped=yes
 stop_shop

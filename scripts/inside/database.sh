@@ -3,6 +3,7 @@
 #   dump             facts, a line "dump", then the database in pg_dump's custom format, all of one moment
 #   read             reads a dump on standard input to its end
 #   rows             which of the shop's tables have rows, as "table rows"
+#   may-restore      fails where this login may not make a database, which restore does
 #   restore          makes the database NAME_restore from a dump on standard input, and prints its facts
 #   adopt            puts NAME_restore in the place of NAME, which must not be in use
 #   forget           removes NAME_restore
@@ -46,6 +47,10 @@ case ${1:-} in
     "${sql[@]}" "$url" <<<"select format('select %L, count(*) from %I.%I having count(*) > 0', schemaname || '.' || tablename, schemaname, tablename)
       from pg_tables where schemaname in ('auth', 'products', 'orders') order by 1 \\gexec"
     ;;
+  may-restore)
+    may=$("${sql[@]}" "$server/postgres" <<<"select rolcreatedb or rolsuper from pg_roles where rolname = current_user")
+    [ "$may" = t ] || { echo "the login $PGUSER may not make a database; an administrator of the server may let it: alter role \"$PGUSER\" createdb" >&2; exit 1; }
+    ;;
   restore)
     "${sql[@]}" "$server/postgres" -v name="$name" <<'END'
 select format('create role %I nologin', :'name' || '_' || r) from unnest(array['owner', 'auth', 'products', 'orders', 'notifications']) r
@@ -70,5 +75,5 @@ select format('drop database if exists %I with (force)', :'name' || '_replaced')
 END
     ;;
   forget) "${sql[@]}" "$server/postgres" -v name="$name" <<<"select format('drop database if exists %I with (force)', :'name' || '_restore') \\gexec" ;;
-  *) echo "usage: database.sh dump | read | rows | restore | adopt | forget" >&2; exit 2 ;;
+  *) echo "usage: database.sh dump | read | rows | may-restore | restore | adopt | forget" >&2; exit 2 ;;
 esac
