@@ -83,7 +83,7 @@ operator: ## Install Crunchy PGO, for overlays/prod or the chart's pgo.enabled (
 	@PGO_DIR="$(PGO_DIR)" PGO_REGISTRY="$(PGO_REGISTRY)" bash scripts/operator.sh
 
 deploy: ## Bring an overlay into the cluster and wait until it runs (ENV=prod OVERLAY=prod-standalone NAMESPACE=bodega)
-	@bash scripts/deploy.sh "$(ENV)" "$(or $(NAMESPACE),bodega)" "$(or $(OVERLAY),$(ENV))"
+	@bash scripts/deploy.sh "$(or $(ENV),dev)" "$(or $(NAMESPACE),bodega)" "$(or $(OVERLAY),$(ENV),dev)"
 
 ##@ Carry it to where there is no network
 .PHONY: bundle unbundle pin
@@ -97,7 +97,7 @@ pin: ## Write the digests that a registry has into every target (REGISTRY=regist
 	@bash scripts/pin.sh "$(REGISTRY)"
 
 ##@ Secrets
-ENV ?= dev
+# Without ENV: what this host runs, by .env, and dev on a new one.
 .PHONY: secrets secrets-edit secrets-check secrets-rotate secrets-apply
 secrets: ## Make what is missing of the secrets, and unpack them for this host (ENV=dev)
 	@bash secrets/make.sh "$(ENV)"
@@ -112,7 +112,7 @@ secrets-rotate: ## Change people or values (ENV=dev WHAT=jwt; WHAT=recipients AD
 	@ADD="$(ADD)" REMOVE="$(REMOVE)" NAME="$(NAME)" bash secrets/rotate.sh "$(ENV)" $(WHAT)
 
 secrets-apply: ## Put them into the cluster and restart what mounts a changed one (ENV=prod NAMESPACE=bodega)
-	@bash secrets/apply.sh "$(ENV)" "$(or $(NAMESPACE),bodega)"
+	@bash secrets/apply.sh "$(or $(ENV),dev)" "$(or $(NAMESPACE),bodega)"
 
 ##@ Develop
 check: node_modules/.package-lock.json ## Check format, lint and types

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# bundle.sh ENV: one archive for a machine without a network: every image of the form that .env and ENV choose, and the
+# bundle.sh [ENV]: one archive for a machine without a network: every image of the form that .env and ENV choose, and the
 # checkout as it is committed, less sealed secrets. unbundle.sh, which is in it, takes it apart. FOLDER= is where it goes.
 . "$(dirname "$0")/lib.sh"
-environment=$1
+environment=${1:-$(setting BODEGA_ENV dev)}
 [ -f "compose/compose.$environment.yaml" ] || die "there is no form '$environment'" "next: make bundle ENV=dev or ENV=prod"
 for tool in git gzip sha256sum; do command -v "$tool" >/dev/null || die "$tool is not installed" "No bundle was made."; done
 folder=${FOLDER:-.}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# edit.sh ENV: opens the sealed file in $SOPS_EDITOR or $EDITOR, seals it again and unpacks it if this host runs ENV.
+# edit.sh [ENV]: opens the sealed file in $SOPS_EDITOR or $EDITOR, seals it again and unpacks it if this host runs ENV.
 . "$(dirname "$0")/lib.sh"
-environment "${1:-dev}"
+environment "${1:-}"
 need sops openssl
 read_template
 lock

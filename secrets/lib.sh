@@ -78,9 +78,10 @@ sops_version() {
       "$(echo sops | how_to_install)"
 }
 
-# Sets env, sealed and dir from the name of an environment.
+# Sets env and sealed from the name of an environment; none is the one that this host runs, by .env, and dev on a new one.
 environment() {
-  env=$1
+  env=${1:-$(from_dotenv BODEGA_ENV)}
+  env=${env:-dev}
   environments | grep -qxF -- "$env" || die "there is no environment '$env'" \
     "An environment is a rule '- path_regex: ^secrets/NAME/…' in .sops.yaml; there are: $(environments | tr '\n' ' ')" \
     "next: make ${target:-secrets} ENV=dev, or add a rule to .sops.yaml"

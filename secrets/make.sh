@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# make.sh ENV: what is missing of identity, sealed file and keys is made; then the files are unpacked for this host.
+# make.sh [ENV]: what is missing of identity, sealed file and keys is made; then the files are unpacked for this host.
 # Run again, it changes nothing. UNPACK=no leaves this host out (for a cluster).
 . "$(dirname "$0")/lib.sh"
-environment "${1:-dev}"
+environment "${1:-}"
 need sops age-keygen openssl
 read_template
 lock

@@ -3,7 +3,7 @@
 # WHAT: recipients data-key jwt assertion pepper database nats smtp s3, or a KEY of the template.
 # recipients take ADD=age1… [NAME=…] and REMOVE=age1… from the environment.
 . "$(dirname "$0")/lib.sh"
-environment "${1:-dev}"
+environment "${1:-}"
 shift
 [ $# -gt 0 ] || die "WHAT is to be rotated?" "next: make secrets-rotate ENV=$env WHAT=recipients, data-key, jwt, assertion, pepper, database, nats, smtp, s3 or a KEY of $template"
 need sops age-keygen openssl

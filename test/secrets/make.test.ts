@@ -162,6 +162,19 @@ secretsTest(
   },
 )
 
+secretsTest('make secrets without ENV on a host of prod → it stays one; with ENV=dev → it becomes one', async (t) => {
+  const clone = newClone()
+  await clone.sh('make', ['prod'], { SMTP_URL: 'smtp://mail.example.org:587' })
+  const files = clone.files()
+  const again = await clone.make('secrets')
+  t.is(again.code, 0, again.out)
+  t.regex(again.out, /secrets of prod: nothing to do/)
+  t.deepEqual(clone.files(), files)
+  t.regex((await clone.make('secrets-rotate', 'WHAT=jwt')).out, /^secrets\/prod\/bodega\.sops\.yaml: changed JWT_KEYS/m)
+  t.regex((await clone.make('secrets', 'ENV=dev')).out, /\.env: this host runs dev/)
+  t.regex((await clone.make('secrets')).out, /secrets of dev: nothing to do/)
+})
+
 secretsTest('make secrets ENV=prod UNPACK=no → sealed, and nothing in the clear on this machine', async (t) => {
   const clone = newClone()
   const made = await clone.sh('make', ['prod'], { UNPACK: 'no', SMTP_URL: 'smtp://mail.example.org:587' })
