@@ -80,8 +80,9 @@ const patient = { ackWaitSeconds: 30, maxDeliver: -1, maxAckPending: 50_000 } as
 
 /** Durable pull consumers, made by `migrate`. `maxDeliver` counts deliveries of one message before it is given up; −1 never. */
 export const consumers = {
-  // With pauses of up to a minute, 30 deliveries are 24 minutes: greylisting is over by then.
-  mailer: { role: 'notifications', filter: 'msg.>', ackWaitSeconds: 30, maxDeliver: 30, maxAckPending: 256 },
+  // With pauses of up to a minute, 30 deliveries are 24 minutes: greylisting is over by then. Mails that are put off count
+  // among the pending, and must not keep others out; how many are in hand each replica bounds itself.
+  mailer: { role: 'notifications', filter: 'msg.>', ackWaitSeconds: 30, maxDeliver: 30, maxAckPending: 5000 },
   // Each message waits in hand for a day, see src/platform/pictures.ts, and what is due is found again by any later one.
   avatars: { role: 'auth', filter: 'msg.user.avatar_changed', ...patient },
   images: { role: 'products', filter: 'msg.product.image_changed', ...patient },

@@ -1,3 +1,4 @@
+import { isIPv6 } from 'node:net'
 import { v7 as uuid } from 'uuid'
 import type { Config } from '../platform/config.ts'
 import type { Db, Knex } from '../platform/db.ts'
@@ -118,7 +119,21 @@ async function codeOwner(
   return (await store.consumeCode(trx, purpose, user.id, hashes)) ? user.id : undefined
 }
 
-const failureKey = (email: string, ip: string) => sha256(`${email}|${ip}`)
+const failureKey = (email: string, ip: string) => sha256(`${email}|${networkOf(ip)}`)
+/** Whoever has an address of IPv6 has the 2^64 of its network: its first four groups stand for it. */
+function networkOf(ip: string) {
+  if (!isIPv6(ip)) return ip
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(ip)?.[1]
+  if (mapped) return mapped
+  const [head = '', tail] = ip.split('::') as [string, string?]
+  const groups = head ? head.split(':') : []
+  const last = tail ? tail.split(':') : []
+  const zeros = tail === undefined ? [] : Array(Math.max(0, 8 - groups.length - last.length)).fill('0')
+  return [...groups, ...zeros, ...last]
+    .slice(0, 4)
+    .map((group) => Number.parseInt(group, 16))
+    .join(':')
+}
 
 /** The user of a right password. Throws 401 `bad_credentials`, 403 `email_unverified`, or 429 after many failures. */
 export async function loginByPassword(

@@ -21,7 +21,8 @@ export async function start({ env, log, stack, stopping, table }: Process) {
   const relay = stack.use(startRelay({ db, schema: 'auth', bus, log }))
   const objects = stack.use(openObjects(c))
   const avatars = openPictures({ db, schema: 'auth', objects, name: 'avatar', form: avatarForm, log })
-  stack.use(consume(bus, 'avatars', { concurrency: 8, handle: avatars.tidy, log }))
+  // One at a time: each holds a connection of the pool for as long as the object store takes.
+  stack.use(consume(bus, 'avatars', { concurrency: 1, handle: avatars.tidy, log }))
   const revocations = stack.use(openRevocations({ db, bus, log }))
   const tokens = accessTokens(c.JWT_KEYS, c.PUBLIC_URL)
   const decide = decider({ table: await table(), tokens, revocations, productRead: c.PRODUCT_READ })

@@ -75,7 +75,8 @@ export function openMailer({ c, stopping, log }: MailerOptions): Mailer {
 
 /**
  * Whose fault an error of SMTP is: the server's (or its operator's), this mail's for good, or this mail's for now.
- * 421 closes the connection, 4.3.z (RFC 3463) speaks of the mail system, and 530 535 538 of our credentials.
+ * 421 closes the connection, 4.3.z (RFC 3463) speaks of the mail system, 530 535 538 of our credentials, and so does 454, by
+ * which Amazon SES says too that a day's quota is used up.
  */
 function judge(error: SmtpError): Error {
   const { code = '', command, responseCode = 0, response = '' } = error
@@ -83,7 +84,7 @@ function judge(error: SmtpError): Error {
   const reason = `the mail server said: ${response || error.message}`.replace(/\s+/g, ' ').slice(0, 300)
   // A reply to MAIL FROM judges the sender, the same for every mail; only 552 there means the size of this one.
   const aboutSender = command === 'MAIL FROM' && responseCode !== 552
-  const aboutServer = [421, 530, 535, 538].includes(responseCode) || /^4\d\d[ -]4\.3\./.test(response)
+  const aboutServer = [421, 454, 530, 535, 538].includes(responseCode) || /^4\d\d[ -]4\.3\./.test(response)
   if (aboutMail && responseCode === 0) return new Permanent(error.message)
   if (!aboutMail || aboutSender || aboutServer) return new ServerFault(reason, { cause: error })
   if (responseCode >= 500 && responseCode !== 503) return new Permanent(reason)

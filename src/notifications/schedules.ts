@@ -9,14 +9,15 @@ import {
   abandonedSlots,
   askFeedback,
   expireOrders,
-  purge,
   purgeAudit,
+  purgeDigests,
   purgeKeys,
   purgeLogins,
   purgeMails,
   purgeRuns,
   remindCarts,
   remindUnpaid,
+  tellUnused,
 } from './store.ts'
 
 /** What the work of a job may need. */
@@ -39,12 +40,26 @@ export interface Job {
 
 /** Repeats a batch until one finds nothing left, or the process stops; counts `what`. */
 const untilNone =
-  (what: string, step: (db: Db, batch: number) => Promise<number>): Job['run'] =>
+  (what: string, step: (db: Db, batch: number) => Promise<number>, batch = 500): Job['run'] =>
   async ({ db, stopping }) => {
     let sum = 0
-    for (let done = 1; done > 0 && !stopping.aborted; sum += done) done = await step(db, 500)
+    for (let done = 1; done > 0 && !stopping.aborted; sum += done) done = await step(db, batch)
     return { [what]: sum }
   }
+
+/** One after the other, all of them; throws the first fault at the end. */
+async function inTurn<T>(works: (() => Promise<T>)[]): Promise<T[]> {
+  const results: T[] = []
+  const faults: unknown[] = []
+  for (const work of works)
+    try {
+      results.push(await work())
+    } catch (fault) {
+      faults.push(fault)
+    }
+  if (faults.length > 0) throw faults[0]
+  return results
+}
 
 export const jobs: Job[] = [
   { name: 'expire-orders', pattern: '* * * * *', run: untilNone('orders', expireOrders) },
@@ -57,11 +72,18 @@ export const jobs: Job[] = [
     name: 'purge',
     pattern: '30 3 * * *',
     async run(tools) {
-      const logins = await untilNone('logins', purgeLogins)(tools)
-      const audit = await untilNone('audit', purgeAudit)(tools)
-      const keys = await untilNone('keys', purgeKeys)(tools)
-      const mails = await untilNone('mails', purgeMails)(tools)
-      return { ...logins, ...audit, ...keys, ...mails, ...(await purge(tools.db)) }
+      const steps: Job['run'][] = [
+        // A session goes with its tokens, of which one that lasts has thousands.
+        untilNone('logins', purgeLogins, 50),
+        untilNone('audit', purgeAudit),
+        untilNone('keys', purgeKeys),
+        untilNone('mails', purgeMails),
+        async ({ db }) => ({ digests: await purgeDigests(db) }),
+        async ({ db }) => ({ objects: await tellUnused(db) }),
+      ]
+      // One that fails keeps none of the others from its work.
+      const done = await inTurn(steps.map((step) => () => step(tools)))
+      return Object.assign({}, ...done)
     },
   },
 ]
@@ -103,7 +125,8 @@ export function startSchedules(tools: Tools): AsyncDisposable {
       for (const slot of [...abandoned, ...(latest ? [latest] : [])])
         if (await coordinator.claim(job.name, slot)) {
           log.warn({ job: job.name, slot }, 'missed run is caught up')
-          await coordinator.run(job.name, slot, () => job.run(tools))
+          // Not awaited, since it may wait for the mail server: what else is missed would wait with it.
+          void coordinator.run(job.name, slot, () => job.run(tools))
         }
       await purgeRuns(db, job.name, new Date(now - 30 * day))
     }

@@ -212,15 +212,25 @@ export async function purgeMails(db: Db, batch: number) {
   return rowCount as number
 }
 
-/** Forgets digests, of which there are few, and has files removed that nothing refers to; how much of each. */
-export async function purge(db: Db) {
-  const { rows } = await db.knex.raw(
-    `with digests as (
-       delete from notifications.digest where until < now() - interval '40 days' returning 1
-     )
-     select (select count(*) from digests)::int as digests, auth.tell_unused() + products.tell_unused() as objects`,
-  )
-  return rows[0] as { digests: number; objects: number }
+/** Forgets digests, of which there are few; how many. */
+export async function purgeDigests(db: Db) {
+  const { rowCount } = await db.knex.raw(`delete from notifications.digest where until < now() - interval '40 days'`)
+  return rowCount as number
+}
+
+/** Has files removed that nothing refers to; how many. */
+export async function tellUnused(db: Db) {
+  let objects = 0
+  for (const schema of ['auth', 'products'])
+    for (let past: string | null = ''; past !== null; ) {
+      const { rows }: { rows: { last: string | null; told: number }[] } = await db.knex.raw(
+        `select last, told from ${schema}.tell_unused(?, 20000)`,
+        [past],
+      )
+      past = rows[0]?.last ?? null
+      objects += rows[0]?.told ?? 0
+    }
+  return objects
 }
 
 export interface Subscription {
@@ -307,7 +317,7 @@ export async function timeOfDigest(
   day: string,
 ): Promise<{ since: Date; until: Date } | undefined> {
   const { rows } = await db.knex.raw(
-    `select coalesce(greatest(max(until), now() - interval '7 days'), now() - interval '1 day') as since, now() as until
+    `select greatest(coalesce(max(until), now() - interval '1 day'), now() - interval '7 days') as since, now() as until
      from notifications.digest where user_id = :userId having bool_or(day = :day) is not true`,
     { userId, day },
   )

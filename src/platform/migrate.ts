@@ -4,7 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
 import { makeStreams, openBus } from './bus.ts'
 import { type Config, ConfigError, type Role, roleNames } from './config.ts'
-import { outOfReach } from './db.ts'
+import { hasState, outOfReach } from './db.ts'
 import { type Logger, openLog } from './log.ts'
 
 /**
@@ -27,7 +27,7 @@ export async function migrate(c: Config<'migrate'>) {
       else await findLogin(client, groups[role] as string, login)
     for (const role of roleNames)
       for (const file of migrationsOf(role)) {
-        const applied = await locked(client, () => apply(client, role, file, groups))
+        const applied = await patiently(() => locked(client, () => apply(client, role, file, groups)), log)
         if (applied) log.info({ schema: role, migration: file }, 'migration applied')
       }
   } finally {
@@ -74,6 +74,21 @@ async function locked<T>(client: pg.Client, work: () => Promise<T>): Promise<T> 
     await client.query('rollback')
     throw error
   }
+}
+
+/**
+ * Repeats work that cannot get a lock in 2 s: whoever asks for a table behind a migration that waits, such as for the end of
+ * a backup, waits with it.
+ */
+async function patiently<T>(work: () => Promise<T>, log: Logger): Promise<T> {
+  for (;;)
+    try {
+      return await work()
+    } catch (err) {
+      if (!hasState((err as Error).cause, '55P03')) throw err
+      log.warn({ err }, 'a migration waits for a lock, between tries of 2 s')
+      await pause(2000)
+    }
 }
 
 const name = pg.escapeIdentifier
@@ -163,6 +178,7 @@ async function apply(client: pg.Client, role: Role, file: string, groups: Record
     return name(found)
   })
   try {
+    await client.query(`set local lock_timeout = '2s'`)
     await client.query(`set local role ${name(groups.owner as string)}`)
     await client.query(sql)
   } catch (error) {

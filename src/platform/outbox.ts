@@ -63,7 +63,7 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
         })
       awake = false
       try {
-        if (bus.connected()) while ((await move()) === batch);
+        if (bus.connected()) while ((await move()) === batch && !closing);
         pause = 1000
         await sleep(rest)
       } catch (err) {
@@ -84,7 +84,8 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
       await running
       if (!bus.connected()) return
       try {
-        while ((await move()) > 0);
+        // What others put in meanwhile, or more than goes out in 2 s, is for the other replicas or the next start.
+        for (const end = performance.now() + 2000; (await move()) === batch && performance.now() < end; );
       } catch (err) {
         log.warn({ err, schema }, 'outbox keeps events for the next start')
       }

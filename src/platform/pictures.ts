@@ -40,7 +40,7 @@ export interface Pictures {
   release(trx: Knex.Transaction, picture: Picture): Promise<unknown>
   /** Answers with a file: whole, a range of it, or 304. Throws 404 and 416. */
   send(ctx: Context, hash: string): Promise<void>
-  /** Ends a message of a changed picture: a day later, the files that nothing refers to are removed. */
+  /** Ends a message of a changed picture: a day later, those of its files that nothing refers to are removed. */
   tidy(message: Message): Promise<void>
 }
 
@@ -79,17 +79,17 @@ export function openPictures({ db, schema, objects, name, form, log }: Options):
     return picture
   }
 
-  /** Removes files that nothing has referred to for a day; how many. */
-  const removeSome = () =>
+  /** Removes those of the files that nothing has referred to for a day; how many. */
+  const removeUnused = (files: string[]) =>
     db.knex.transaction(async (trx) => {
-      // Ten at once, so that a slow store does not hold the transaction for long. Who removes the same ones waits: to pass
-      // over them would end its message as done, though the other one may fail.
+      // Who removes the same ones waits: to pass over them would end its message as done, though the other one may fail.
+      // What is in use is asked as a value: as a condition it would be a join with every picture there is.
       const { rows } = await trx.raw(
         `select o.hash from ${schema}.object o
-         where o.used_at < now() - make_interval(secs => ?)
-           and not exists (select from ${schema}.object_in_use u where u.hash = o.hash)
-         order by o.used_at, o.hash limit 10 for update`,
-        [keptFor / 1000],
+         where o.hash = any (?) and o.used_at < now() - make_interval(secs => ?)
+           and not (select exists (select from ${schema}.object_in_use u where u.hash = o.hash))
+         order by o.hash for update`,
+        [files, keptFor / 1000],
       )
       const hashes = rows.map((row: { hash: string }) => row.hash) as string[]
       await Promise.all(hashes.map((hash) => objects.remove(keyOf(hash))))
@@ -149,8 +149,7 @@ export function openPictures({ db, schema, objects, name, form, log }: Options):
       if (!change.data.replaced) return
       const wait = Date.parse(change.data.at) + keptFor + slack - Date.now()
       if (wait > 0) throw new NotYet(wait)
-      let removed = 0
-      for (let some = 1; some > 0; removed += some) some = await removeSome()
+      const removed = await removeUnused(Object.values(change.data.replaced))
       if (removed > 0) log.info({ removed }, 'unused pictures removed')
     },
   }

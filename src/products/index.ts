@@ -19,7 +19,8 @@ export async function start({ env, log, stack, stopping }: Process) {
   const relay = stack.use(startRelay({ db, schema: 'products', bus, log }))
   const objects = stack.use(openObjects(c))
   const images = openPictures({ db, schema: 'products', objects, name: 'image', form: imageForm, log })
-  stack.use(consume(bus, 'images', { concurrency: 8, handle: images.tidy, log }))
+  // One at a time: each holds a connection of the pool for as long as the object store takes.
+  stack.use(consume(bus, 'images', { concurrency: 1, handle: images.tidy, log }))
   measurePool(db)
   stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
   const checks: Checks = {

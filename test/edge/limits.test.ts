@@ -24,6 +24,13 @@ test('sign-ins of one address beyond its limit → 429 with Retry-After before a
   t.is((await shop.call('GET', '/.well-known/jwks.json', { headers: from('192.0.2.1') })).status, 200)
 })
 
+test('addresses of one network of IPv6 → count as one; another network goes on', async (t) => {
+  const statuses = []
+  for (let i = 1; i < 6; i++) statuses.push((await signIn(`2001:db8:0:a::${i}`, `six-${i}@example.org`)).status)
+  t.deepEqual(statuses, [401, 401, 401, 429, 429])
+  t.is((await signIn('2001:db8:0:b::1')).status, 401)
+})
+
 test('mails asked for by one address beyond its limit, on whatever path → 429; another address goes on', async (t) => {
   const statuses = []
   for (const path of ['/auth/password/forgot', '/auth/verify/resend', '/auth/password/forgot'])
