@@ -39,7 +39,12 @@ has() {
   [ -n "$services" ] || services=$(compose config --services) || die "the compose files cannot be used as .env sets them" "next: docker compose config"
   grep -qx "$1" <<<"$services"
 }
-running() { compose ps -q --status running "$1"; }
+# containers [OPTION…] [SERVICE]: as `docker compose ps` chooses them, but for those of `docker compose run`: they are of a
+# command that is under way, and no replicas.
+containers() {
+  compose ps --no-trunc --format '{{.ID}} {{.Label "com.docker.compose.oneoff"}}' "$@" | awk '$2 != "True" { print $1 }'
+}
+running() { containers --status running "$1"; }
 
 # healthy SECONDS ID…: waits until each container is; fails at once where one has ended, or begins a third time.
 healthy() {

@@ -8,8 +8,8 @@ wait_seconds=120
 hashes=$(compose config --hash '*') || die "the compose files cannot be used as .env sets them" "next: docker compose config"
 # Lines of service, container, whether it runs, and whether it is what files and image say now.
 look() {
-  compose ps -a --no-trunc --format '{{.Service}} {{.ID}}' | while read -r service id; do
-    read -r state hash image name < <(docker inspect -f '{{.State.Status}} {{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}' "$id")
+  containers -a | while read -r id; do
+    read -r service state hash image name < <(docker inspect -f '{{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} {{index .Config.Labels "com.docker.compose.config-hash"}} {{.Image}} {{.Config.Image}}' "$id")
     if grep -qx "$service $hash" <<<"$hashes" && [ "$image" = "$(docker image inspect -f '{{.Id}}' "$name" 2>/dev/null)" ]; then
       printf '%s %s %s current\n' "$service" "$id" "$state"
     else
@@ -17,23 +17,29 @@ look() {
     fi
   done
 }
-# pick SERVICE current|stale: those that run.
-pick() { awk -v s="$1" -v c="$2" '$1 == s && $3 == "running" && $4 == c { print $2 }' <<<"$found"; }
+# pick SERVICE current|stale [running]: those that run, or that end again and again and are started anew.
+pick() { awk -v s="$1" -v c="$2" -v only="${3:-}" '$1 == s && $4 == c && ($3 == "running" || ($3 == "restarting" && !only)) { print $2 }' <<<"$found"; }
 
 roll_role() {
   local service=$1 id old new made=() want
   IFS=$'\n' read -r -d '' -a old < <(pick "$service" stale; printf '\0')
-  IFS=$'\n' read -r -d '' -a new < <(pick "$service" current; printf '\0')
+  # One that an interrupted run left and that ends again and again has to become healthy below, or goes.
+  IFS=$'\n' read -r -d '' -a new < <(pick "$service" current running; printf '\0')
   if [ ${#old[@]} -eq 0 ]; then
     [ "$2" = named ] || return 0
     # Asked for by name: as it is now, but new.
-    old=("${new[@]}") new=()
-    [ ${#old[@]} -gt 0 ] || { compose up -d --no-deps --wait --wait-timeout $wait_seconds "$service" && say "$service: started" && return; }
+    IFS=$'\n' read -r -d '' -a old < <(pick "$service" current; printf '\0')
+    new=()
+    if [ ${#old[@]} -eq 0 ]; then
+      compose up -d --no-deps --wait --wait-timeout $wait_seconds "$service" || die "$service does not become healthy" "next: docker compose logs $service"
+      say "$service: started"
+      return
+    fi
   fi
   want=$((${#old[@]} > ${#new[@]} ? ${#old[@]} : ${#new[@]}))
   say "$service: $((want - ${#new[@]})) new beside ${#old[@]} old"
   compose up -d --no-deps --no-recreate --scale "$service=$((${#old[@]} + want))" "$service"
-  for id in $(compose ps -aq "$service"); do
+  for id in $(containers -a "$service"); do
     [[ " ${old[*]} ${new[*]:-} " == *" $id "* ]] || made+=("$id")
   done
   if ! healthy $wait_seconds "${made[@]}"; then
@@ -55,7 +61,7 @@ in_place() {
 roll_migrate() {
   local id code
   compose up -d --no-deps ${1:+--force-recreate} migrate
-  id=$(compose ps -aq migrate)
+  id=$(containers -a migrate)
   # It tries a few times while the servers come back.
   until code=$(docker wait "$id") && [ "$(docker inspect -f '{{.State.Status}}' "$id")" = exited ]; do :; done
   [ "$code" = 0 ] || die "migrate failed; nothing else was replaced" "next: docker compose logs migrate"
@@ -79,7 +85,7 @@ if has postgres && asked postgres; then
   fi
 fi
 # The bus reads its users from a file of this checkout, which Compose does not compare.
-if [ "$how" = stale ] && has nats && id=$(pick nats current) && [ -n "$id" ] &&
+if [ "$how" = stale ] && has nats && id=$(pick nats current running) && [ -n "$id" ] &&
   ! docker exec "$id" cat /etc/bodega/nats.conf | cmp -s - src/platform/nats.conf; then
   in_place nats force
 fi
@@ -95,5 +101,9 @@ for service in "${roles[@]}"; do ! asked "$service" || roll_role "$service" "$ho
 if asked edge; then
   say "edge: being replaced, its port is closed for about a second"
   in_place edge "$([ "$how" = stale ] || echo force)"
+fi
+if [ "$how" = stale ]; then
+  looping=$(look | awk '$3 == "restarting" && !seen[$1]++ { print $1 }' | paste -sd ' ' -)
+  [ -z "$looping" ] || die "everything is current, and these end again and again: $looping" "next: docker compose logs $looping; correct it and run this again, or make rollback"
 fi
 say "everything that was asked for is current"

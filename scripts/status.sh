@@ -8,7 +8,7 @@ say
 compose_parts() {
   printf '%-14s %-22s %-24s %s\n' service state image since
   for service in $(compose config --services | sort); do
-    ids=$(compose ps -aq "$service")
+    ids=$(containers -a "$service")
     [ -n "$ids" ] || { printf '%-14s %s\n' "$service" 'not there'; continue; }
     for id in $ids; do
       docker inspect -f '{{.State.Status}}|{{.State.ExitCode}}|{{if .State.Health}}{{.State.Health.Status}}{{end}}|{{.Config.Image}}|{{.Image}}|{{.State.StartedAt}}' "$id"

@@ -271,6 +271,47 @@ test('rotate every secret on the running host → no failed request', async (t) 
   t.deepEqual(await nothingLost(), { lost: [], oversold: [] })
 })
 
+test('a role and the edge that end again and again → make roll tells, and brings them back once it can; a container of `compose run` is no replica', async (t) => {
+  t.timeout(400_000)
+  await host.compose(['up', '--detach', '--wait'])
+  const states = async (...services: string[]) => {
+    const ids = (await Promise.all(services.map((service) => host.containers(service, true)))).flat()
+    return (await run('docker', ['inspect', '-f', '{{.State.Status}}', ...ids])).out.split('\n')
+  }
+  const file = 'compose/compose.dev.yaml'
+  const whole = readFileSync(join(host.clone, file), 'utf8')
+  const broken = 'entrypoint: [sh, -c, exit 1]'
+  host.write(file, whole.replace(/(?<=^ {2}(auth|edge):\n)/gm, `    ${broken}\n`))
+  // Each alone: together, the edge would wait for auth.
+  for (const service of ['edge', 'auth']) await host.compose(['up', '--detach', '--no-deps', service])
+  await eventually(
+    'both wait for their next start',
+    async () => (await states('auth', 'edge')).every((state) => state === 'restarting'),
+    60_000,
+  )
+  const dead = await host.make(['roll'], { any: true, seconds: 200 })
+  t.not(dead.code, 0, dead.all)
+  t.regex(dead.all, /end again and again: (auth edge|edge auth)[\s\S]*next: /)
+
+  const commands = await Promise.all(
+    ['products', 'migrate'].map(async (service) => {
+      const args = ['--detach', '--no-deps', '--entrypoint', 'sleep', service, '600']
+      return (await host.compose(['run', ...args])).out
+    }),
+  )
+  host.write(file, whole)
+  t.log((await host.make(['roll'], { seconds: 240 })).all.trim())
+  t.log((await host.make(['roll', 'SERVICE=products migrate'], { seconds: 240 })).all.trim())
+  for (const service of ['auth', 'edge', 'products']) {
+    const ids = await host.containers(service)
+    t.is(ids.length, 1, service)
+    t.true(await isHealthy(ids[0] as string), service)
+  }
+  t.is((await call(url, 'GET', '/product')).status, 200)
+  for (const id of commands) t.is(await host.inspect(id, '{{.State.Status}}'), 'running')
+  await run('docker', ['rm', '--force', ...commands])
+})
+
 /** What is in the shop; how it differs from another moment is how these differ. */
 const kept = () => contents(host.sql, [...roleNames])
 const backups = () => {
