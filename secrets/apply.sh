@@ -65,21 +65,34 @@ users=$(for key in $changed; do users_of "$key"; done | sort -u)
 there=$(k get deployments,statefulsets -l app.kubernetes.io/part-of=bodega \
   -o 'go-template={{range .items}}{{.kind}}/{{.metadata.name}} {{index .metadata.labels "app.kubernetes.io/component"}}{{"\n"}}{{end}}')
 restarted=''
+# restart USER [wait|together]: together ends all pods at once, where those with the old value would refuse one with the new.
 restart() {
   local kind component
   while read -r kind component; do
     [ "$component" = "$1" ] || continue
-    k rollout restart "$kind" >/dev/null
+    if [ "${2:-}" = together ]; then
+      k delete pods -l "app.kubernetes.io/part-of=bodega,app.kubernetes.io/component=$1" >/dev/null
+    else
+      k rollout restart "$kind" >/dev/null
+    fi
     restarted+="$kind "
     # Servers first, and wholly: a role that has the new password needs a server that knows it.
-    [ "${2:-}" != wait ] || k rollout status "$kind" --timeout=5m >/dev/null || die "$kind did not become ready in 5 minutes; the roles were not restarted" \
+    [ -z "${2:-}" ] || k rollout status "$kind" --timeout=5m >/dev/null || die "$kind did not become ready in 5 minutes; the roles were not restarted" \
       "next: kubectl --namespace $space describe $kind; then run this again"
   done < <(printf '%s\n' "$there")
 }
-for user in nats objectstore; do ! grep -qx "$user" <<<"$users" || restart "$user" wait; done
+# One server of the bus has no peers, and does not mount their password.
+have_peers() { k get statefulsets -l app.kubernetes.io/part-of=bodega,app.kubernetes.io/component=nats -o yaml | grep 'key: NATS_PEER_PASSWORD$' >/dev/null; }
+how='wait'
+if [[ " $before" == *" NATS_PEER_PASSWORD="* ]] && grep -qx NATS_PEER_PASSWORD <<<"$changed" && have_peers; then
+  how=together users+=$'\nnats'
+  say "the servers of the bus restart all at once, since one with another peer password finds none: events wait in the outbox meanwhile"
+fi
+! grep -qx nats <<<"$users" || restart nats $how
+! grep -qx objectstore <<<"$users" || restart objectstore wait
 for user in $users; do
   case $user in
-    nats | objectstore | migrate | postgres) ;;
+    nats | nats-peers | objectstore | migrate | postgres) ;;
     *) restart "$user" ;;
   esac
 done
@@ -87,8 +100,10 @@ apply "$now"
 
 if [ -n "$restarted" ]; then
   say "restarted: $restarted"
+elif [ -n "$there" ]; then
+  say "nothing of what is in $space mounts them: nothing to restart"
 else
-  say "nothing of the shop that mounts them runs in $space yet: nothing to restart"
+  say "nothing of the shop runs in $space yet: nothing to restart"
 fi
 if [ -n "$before" ] && grep -qx migrate <<<"$users"; then
   say "next: run the migrate Job again, it makes changed logins (make deploy ENV=$env; with the chart: docs/kubernetes.md); until then the pods that run go on with the old ones"

@@ -157,6 +157,7 @@ one() {
       change "$1"
       case $1 in
         POSTGRES_PASSWORD) next "the server reads it only when its volume is empty: set it there too, alter role postgres password '…'; then restart postgres migrate" ;;
+        NATS_PEER_PASSWORD) next "where the bus has three servers, in a cluster, all of them restart at once, which make secrets-apply does; a single one, as on a host, does not mount it" ;;
         *_PREVIOUS) next "the old key is refused from now on; restart $(users_of "$1" | tr '\n' ' ')" ;;
         *) next "restart $(users_of "$1" | tr '\n' ' ')" ;;
       esac

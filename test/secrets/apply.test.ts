@@ -24,6 +24,28 @@ spec:
           securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
 ---`
 
+/** Three servers of the bus, which mount the password that they let each other in by. */
+const bus = `
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: { name: bus, labels: { app.kubernetes.io/part-of: bodega, app.kubernetes.io/component: nats } }
+spec:
+  replicas: 3
+  podManagementPolicy: Parallel
+  selector: { matchLabels: { app: bus } }
+  template:
+    metadata: { labels: { app: bus, app.kubernetes.io/part-of: bodega, app.kubernetes.io/component: nats } }
+    spec:
+      terminationGracePeriodSeconds: 1
+      securityContext: { runAsNonRoot: true, runAsUser: 10001, seccompProfile: { type: RuntimeDefault } }
+      containers:
+        - name: pause
+          image: registry.k8s.io/pause:3.10.1
+          securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
+      volumes:
+        - { name: secrets, secret: { secretName: bodega, items: [{ key: NATS_PEER_PASSWORD, path: NATS_PEER_PASSWORD }] } }
+---`
+
 testWith(
   'sops',
   'age-keygen',
@@ -98,6 +120,27 @@ clusterTest(
       t.deepEqual(both.names, ['auth', 'nats', 'orders'])
       t.regex(both.out, /restarted: Deployment\/nats .*Deployment\/orders[\s\S]*next: run the migrate Job again/)
       t.is(Buffer.from(secret().data.ORDERS_DATABASE_USER as string, 'base64').toString(), 'orders_b')
+
+      // One server, which does not mount it; then three, none of which may be left with the old one.
+      await clone.sh('rotate', ['dev', 'NATS_PEER_PASSWORD'])
+      const alone = await restartedBy()
+      t.deepEqual(alone.names, [])
+      t.regex(alone.out, /nothing of what is in .* mounts them: nothing to restart/)
+      kubectl(['delete', 'deployment', 'nats'])
+      kubectl(['apply', '-f', '-'], bus)
+      kubectl(['rollout', 'status', 'statefulset/bus', '--timeout=60s'])
+      const servers = () =>
+        kubectl(['get', 'pods', '-l', 'app=bus', '-o', 'jsonpath={.items[*].metadata.uid}']).split(' ')
+      const old = servers()
+      await clone.sh('rotate', ['dev', 'NATS_PEER_PASSWORD', 'nats', 'jwt'])
+      const peers = await restartedBy()
+      t.regex(peers.out, /all at once[\s\S]*restarted: StatefulSet\/bus Deployment\/auth Deployment\/orders\s*$/m)
+      t.is(servers().length, 3)
+      t.deepEqual(
+        servers().filter((uid) => old.includes(uid)),
+        [],
+      )
+      t.is(kubectl(['get', 'statefulset', 'bus', '-o', 'jsonpath={.metadata.generation}']), '1')
 
       // Somebody else's Secret is not taken over.
       kubectl(['delete', 'secret', 'bodega'])

@@ -85,6 +85,8 @@ secretsTest('rotation of nats, s3, smtp, one key, the data key, several at once 
   const nats = [...roles, 'MIGRATE'].map((user) => `${user}_NATS_PASSWORD`)
   await rotate(t, clone, 'nats', nats)
   for (const user of nats) t.true(clone.plain('nats.vars').includes(`${user}: "${clone.plain(user)}"`))
+  const peers = await rotate(t, clone, 'NATS_PEER_PASSWORD', ['NATS_PEER_PASSWORD'])
+  t.regex(peers.out, /next: where the bus has three servers, in a cluster, all of them restart at once/)
   await rotate(t, clone, 's3', ['S3_ACCESS_KEY', 'S3_SECRET_KEY'])
   const [identity] = (JSON.parse(clone.plain('s3.json')) as { identities: { credentials: unknown[] }[] }).identities
   t.deepEqual(identity?.credentials, [
