@@ -64,7 +64,12 @@ export function openClocks(dir: string, say: (text: string) => void) {
           30_000,
         )
       }
-      await set(fault === 'ahead' ? 3600 : -3600)
+      try {
+        await set(fault === 'ahead' ? 3600 : -3600)
+      } catch (error) {
+        await set(0)
+        throw error
+      }
       return () => set(0)
     },
   }

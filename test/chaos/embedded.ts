@@ -22,23 +22,28 @@ export async function openEmbedded(
   const mounted = disks ? mountDisks(opening, dir, say) : {}
   const time = clocks ? openClocks(join(dir, 'clocks'), say) : undefined
   const restarted: string[] = []
-  let starting: Promise<void>[] = []
+  const starting: Promise<void>[] = []
   let closed = false
   opening.defer(() => {
     closed = true
   })
   async function startAgain(child: Child) {
+    const end = Date.now() + 120_000
     while (!closed)
       try {
         return await child.restart()
-      } catch {
+      } catch (error) {
+        if (Date.now() > end) throw error
         // What it needs is still away, such as room on its disk: again, as a supervisor does it.
         await sleep(500)
       }
   }
   const onEnd = (how: string, child: Child) => {
     restarted.push(`${child.name} (${how})`)
-    starting.push(startAgain(child))
+    const again = startAgain(child)
+    // Seen where it is awaited.
+    again.catch(() => {})
+    starting.push(again)
   }
   const part = (name: string) => ({ log: join(dir, 'log', `${name}.log`), onEnd })
   const store = opening.use(
@@ -122,9 +127,9 @@ export async function openEmbedded(
         case 'kill':
         case 'away':
           await child.kill('SIGKILL')
-          return () => child.restart()
+          return () => startAgain(child)
         case 'restart':
-          await child.restart()
+          await startAgain(child)
           return async () => {}
         case 'freeze': {
           const thaw = freeze(family(child.pid as number))
@@ -152,8 +157,7 @@ export async function openEmbedded(
       throw new Error(`${part} cannot have ${fault} here`)
     },
     async supervised() {
-      await Promise.all(starting)
-      starting = []
+      await Promise.all(starting.splice(0))
     },
     [Symbol.asyncDispose]: () => open.disposeAsync(),
   } satisfies Stage

@@ -57,7 +57,7 @@ const print = (line: string) => {
 }
 const percent = (share: number) => (Number.isNaN(share) ? '–' : `${(share * 100).toFixed(share < 1 ? 1 : 0)} %`)
 const nameOf = (strikes: Strike[]) => strikes.map(({ part, fault }) => `${part} ${fault}`).join(' + ')
-const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`
+const seconds = (ms: number) => (Number.isNaN(ms) ? '–' : `${(ms / 1000).toFixed(1)} s`)
 const row = ({ strikes, best, orders, availability, slowest, lasted, recovery, restarted, findings }: Outcome) =>
   `| ${[
     nameOf(strikes),
@@ -124,7 +124,9 @@ try {
     for (const strike of values['only-pairs'] ? [] : possible) if (!stop.signal.aborted) await perform([strike])
 
     const next = random(Number(values.seed))
-    const end = Date.now() + Number(values.pairs ?? (values.on === 'embedded' ? 10 : 0)) * 60_000
+    const minutes = Number(values.pairs ?? (values.on === 'embedded' ? 10 : 0))
+    const canPair = new Set(possible.map(({ part }) => part)).size > 1
+    const end = Date.now() + (canPair ? minutes * 60_000 : 0)
     while (Date.now() < end && !stop.signal.aborted) {
       const pick = () => possible[Math.floor(next() * possible.length)] as Strike
       const [one, other] = [pick(), pick()]
@@ -134,7 +136,7 @@ try {
   if (left.length > 0) print(`\nNot here: ${left.join(', ')}.`)
   print(`\n${played} faults, ${found} with findings, seed ${values.seed}.`)
 } finally {
+  if (values.out) writeFileSync(values.out, `${lines.join('\n')}\n`)
   if (!process.env.KEEP) rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
 }
-if (values.out) writeFileSync(values.out, `${lines.join('\n')}\n`)
 process.exitCode = found > 0 || played === 0 ? 1 : 0

@@ -68,19 +68,25 @@ export async function play(stage: Stage, { admin, stockAtFirst }: Catalogue, str
   const products = [...stockAtFirst.keys()].slice(0, 4).concat([...stockAtFirst.keys()].slice(-1))
   const load = startLoad({ url, buyers, products, sales, told: (one) => asked.push(one) })
   const findings: string[] = []
-  let began = 0
-  let ended = 0
+  const note = (error: Error) => void findings.push(error.message)
+  let began = Number.NaN
+  let ended = Number.NaN
   let recovered = Number.NaN
   const restartedBefore = stage.restarted.length
   try {
     await load.orders(20)
     began = Date.now()
     const heal: (() => Promise<void>)[] = []
-    for (const { part, fault } of strikes) heal.push(await stage.strike(part, fault))
-    await sleep(1000 * Math.max(...strikes.map(({ fault }) => lasts[fault])))
-    for (const take of heal) await take()
-    await stage.supervised()
-    ended = Date.now()
+    try {
+      for (const { part, fault } of strikes) heal.push(await stage.strike(part, fault))
+      await sleep(1000 * Math.max(...strikes.map(({ fault }) => lasts[fault])))
+    } finally {
+      // Whatever becomes of one: what stays broken would be found in every fault after it.
+      for (const healed of await Promise.allSettled(heal.map((take) => take())))
+        if (healed.status === 'rejected') note(healed.reason)
+      await stage.supervised().catch(note)
+      ended = Date.now()
+    }
     recovered = await eventually(
       'ten requests in a row are answered',
       async () => {
@@ -94,15 +100,22 @@ export async function play(stage: Stage, { admin, stockAtFirst }: Catalogue, str
     if (Number.isNaN(recovered)) findings.push('not answered again within 90 s')
     else await load.orders(30)
   } catch (error) {
-    findings.push((error as Error).message)
+    note(error as Error)
   } finally {
-    await load.stop().catch((error: Error) => findings.push(error.message))
+    await load.stop().catch(note)
   }
 
   const bad = asked.filter((one) => one.at > recovered && !isGood(one))
   if (bad.length > 0) findings.push(`${bad.length} failed after recovery, first ${JSON.stringify(bad[0])}`)
-  findings.push(...(await compare(stage, { buyers, sales, stockAtFirst })))
-  await stage.supervised()
+  await compare(stage, { buyers, sales, stockAtFirst }).then((more) => findings.push(...more), note)
+  await stage.supervised().catch(note)
+  // As an operator would, so that the next fault meets a whole shop.
+  if (Number.isNaN(recovered))
+    for (const { part } of strikes)
+      await stage
+        .strike(part, 'restart')
+        .then((take) => take())
+        .catch(note)
   const meanwhile = asked.filter(({ at, ms }) => at + ms >= began && at < ended)
   const [reads, orders] = [meanwhile.filter(isRead), meanwhile.filter(isOrder)]
   const allowed = strikes.map(({ part, fault }) => best(stage, part, fault))

@@ -31,7 +31,7 @@ export interface Stage extends AsyncDisposable {
   cannot(part: PartName, fault: Fault): string | undefined
   /** Brings a fault upon a part, and resolves with what takes it away and waits until the part is up. */
   strike(part: PartName, fault: Fault): Promise<() => Promise<void>>
-  /** Waits until the supervisor has nothing to start. */
+  /** Waits until the supervisor has nothing to start. Throws where a part does not start. */
   supervised(): Promise<void>
 }
 

@@ -43,10 +43,20 @@ async function ask(api: string, method: string, path: string, body?: unknown) {
 /** Spoils what passes a door of the toxiproxy at `api`, both ways; resolves with what takes it away again. */
 export async function spoil(api: string, name: string, toxic: Toxic) {
   const streams = ['upstream', 'downstream'] as const
-  for (const stream of streams) await ask(api, 'POST', `/proxies/${name}/toxics`, { ...toxic, name: stream, stream })
-  return async () => {
-    for (const stream of streams) await ask(api, 'DELETE', `/proxies/${name}/toxics/${stream}`)
+  const added: string[] = []
+  const take = async () => {
+    for (const stream of added.splice(0)) await ask(api, 'DELETE', `/proxies/${name}/toxics/${stream}`)
   }
+  try {
+    for (const stream of streams) {
+      await ask(api, 'POST', `/proxies/${name}/toxics`, { ...toxic, name: stream, stream })
+      added.push(stream)
+    }
+  } catch (error) {
+    await take()
+    throw error
+  }
+  return take
 }
 
 /** Ports of the doors in the image, and of toxiproxy's own. */
