@@ -6,7 +6,7 @@ import { openOnCluster } from './cluster.ts'
 import { openCompose } from './compose.ts'
 import { openEmbedded } from './embedded.ts'
 import { type Outcome, openStock, play, type Strike } from './scenario.ts'
-import { type Fault, faults, type PartName, parts, type Stage } from './stage.ts'
+import { type Fault, faults, kinds, type PartName, parts, type Stage } from './stage.ts'
 
 /**
  * `make chaos`: every part of the shop with every fault that it can have, under an order load, then (on embedded parts)
@@ -63,6 +63,10 @@ const row = ({ strikes, best, orders, availability, slowest, lasted, recovery, r
     nameOf(strikes),
     `${percent(availability.reads)} (${best.reads})`,
     `${percent(availability.orders)} (${best.orders})`,
+    kinds
+      .filter((kind) => !['reads', 'orders'].includes(kind) && availability[kind] !== 1)
+      .map((kind) => `${kind} ${percent(availability[kind])} (${best[kind]})`)
+      .join(', ') || 'all',
     `${orders.meanwhile} of ${orders.all}`,
     seconds(slowest),
     seconds(lasted),
@@ -99,9 +103,9 @@ try {
     `${new Date().toISOString().slice(0, 10)}, ${cpus().length} cores, ${memory}, load ${loadavg()[0]?.toFixed(1)}\n`,
   )
   print(
-    '| fault | reads answered (best) | orders answered (best) | orders accepted meanwhile | slowest answer | lasted | recovery | started again | found |',
+    '| fault | reads answered (best) | orders answered (best) | the rest (best) | orders accepted meanwhile | slowest answer | lasted | recovery | started again | found |',
   )
-  print('|---|---|---|---|---|---|---|---|---|')
+  print('|---|---|---|---|---|---|---|---|---|---|')
   const left: string[] = []
   for (const [ready, open] of shops) {
     const wanted = someFaults.filter((fault) => ready.includes(fault))

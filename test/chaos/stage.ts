@@ -6,7 +6,7 @@ export type PartName = (typeof parts)[number]
 export const faults = ['kill', 'away', 'freeze', 'restart', 'slow', 'reset', 'full', 'ahead', 'behind'] as const
 export type Fault = (typeof faults)[number]
 
-/** Seconds that each lasts before it is taken away; a restart and a kill last until the part is up again. */
+/** Seconds that each lasts before it is taken away; a restart and a kill last until the part is up again, and at least one. */
 export const lasts: Record<Fault, number> = {
   ...{ kill: 3, away: 150, freeze: 20, restart: 0, slow: 10, reset: 5, full: 5 },
   ...{ ahead: 10, behind: 10 },
@@ -38,17 +38,36 @@ export interface Stage extends AsyncDisposable {
 /** All is answered; what cannot be is refused within 3 s; or nothing, as a frozen part cannot be told from a slow one. */
 export type Best = 'all' | 'at once' | 'none'
 
+/** What is asked for, and the parts that each needs; what needs auth needs its decision, which the edge keeps on its disk. */
+const needs = {
+  /** Of products and their list. */
+  reads: ['edge', 'products', 'postgres'],
+  orders: ['edge', 'auth', 'orders', 'postgres'],
+  /** Pictures that are there. */
+  pictures: ['edge', 'products', 'objectstore'],
+  /** Of pictures, by staff. */
+  uploads: ['edge', 'auth', 'products', 'postgres', 'objectstore'],
+  /** Of mails. */
+  preferences: ['edge', 'auth', 'notifications', 'postgres'],
+} satisfies Record<string, PartName[]>
+export type Kind = keyof typeof needs
+export const kinds = Object.keys(needs) as Kind[]
+/** For each kind, what `of` says of it. */
+export const byKind = <T>(of: (kind: Kind) => T) =>
+  Object.fromEntries(kinds.map((kind) => [kind, of(kind)])) as Record<Kind, T>
+
 /** The best that the design allows while a part that is there once has a fault. */
-export function best({ rolls }: Pick<Stage, 'rolls'>, part: PartName, fault: Fault): { reads: Best; orders: Best } {
-  const isOurs = part === 'edge' || roleNames.some((role) => role === part)
-  if (fault === 'slow' || (fault === 'restart' && rolls && isOurs)) return { reads: 'all', orders: 'all' }
-  // What auth signs is good for a minute, by the clock of who reads it.
-  if (fault === 'ahead' || fault === 'behind')
-    return { reads: 'all', orders: part === 'auth' || part === 'orders' ? 'at once' : 'all' }
-  const without: Best = fault === 'freeze' ? 'none' : 'at once'
-  const readsNeed = fault === 'full' ? [] : ['products', 'edge', 'postgres']
-  return {
-    reads: readsNeed.includes(part) ? without : 'all',
-    orders: ['auth', 'orders', 'edge', 'postgres'].includes(part) ? without : 'all',
-  }
+export function best({ rolls }: Pick<Stage, 'rolls'>, part: PartName, fault: Fault): Record<Kind, Best> {
+  const isRole = roleNames.some((role) => role === part)
+  const rollsOn = fault === 'restart' && rolls && (isRole || part === 'edge')
+  return byKind((kind) => {
+    const needed: PartName[] = needs[kind]
+    const isDecided = needed.includes('auth')
+    if (!needed.includes(part) || fault === 'slow' || rollsOn) return 'all'
+    // What auth signs is good for a minute, and what a role signs for the object store for 15, by the clock of who reads it.
+    if (fault === 'ahead' || fault === 'behind') return isRole && kind !== 'reads' ? 'at once' : 'all'
+    // What only reads goes on, but for want of the edge's decision.
+    if (fault === 'full') return isDecided && (part === 'edge' || kind !== 'preferences') ? 'at once' : 'all'
+    return fault === 'freeze' ? 'none' : 'at once'
+  })
 }

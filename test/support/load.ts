@@ -1,5 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import sharp from 'sharp'
 import { type Answer, type Call, call, codeIn, mailsTo, mailTo } from '../../src/embedded/client.ts'
 import { eventually } from './shop.ts'
 
@@ -23,6 +24,8 @@ export interface Asked {
   at: number
   ms: number
   status: number
+  /** It is what a working shop answers. */
+  good: boolean
 }
 
 /** What `call` throws: `reusedSocket` says whether the connection had been used before. */
@@ -51,27 +54,44 @@ export async function newBuyer(url: string, inboxUrl: string): Promise<Buyer> {
   return { email, password, ...(await signIn(url, { email, password })) }
 }
 
+const is = (status: number) => (answer: Answer) => answer.status === status
+
 /**
- * Customers who look, fill carts and order, each one request after the other. Every order that was answered with 201 is
- * kept in `sales`. A strict one counts whatever is not the answer of a working shop as a failure; another takes an
- * order that got no answer, or 503, up again under its key until it has one, and signs in again where it no longer counts.
+ * Customers who look, fill carts and order. Each looks and orders at the same time, so that a part that hangs stops only
+ * what asks it. Every order that was answered with 201 is kept in `sales`. A strict one counts whatever is not the answer
+ * of a working shop as a failure; another takes an order that got no answer, or 503, up again under its key until it has
+ * one, and signs in again where it no longer counts.
  */
 export function startLoad(options: {
   url: string
   buyers: Buyer[]
   products: string[]
   sales: Map<string, Sale>
+  /** The one of the products that may run out. */
+  scarce?: string
   strict?: boolean
+  /**
+   * Customers also ask which mails they get; `admin` puts pictures on products, and they fetch what is in `pictures`: the
+   * paths of all that were accepted.
+   */
+  beside?: { admin: Buyer; pictures: string[] }
   /** Told of each request as it ends. */
   told?: (asked: Asked) => void
 }) {
-  const { url, buyers, products, sales, strict = false, told } = options
+  const { url, buyers, products, sales, scarce, strict = false, beside, told } = options
   const done = new AbortController()
   const failures: string[] = []
   const seen: Record<string, number> = {}
   let requests = 0
+  /** When customers give up orders that are not answered. */
+  let closes = Number.POSITIVE_INFINITY
 
-  const ask = async (method: string, path: string, good: number[], more: Call = {}): Promise<Answer | undefined> => {
+  const ask = async (
+    method: string,
+    path: string,
+    isGood: (answer: Answer) => boolean,
+    more: Call = {},
+  ): Promise<Answer | undefined> => {
     requests++
     const began = Date.now()
     const once = (fresh = false) => call(url, method, path, { ...more, fresh }).catch((error: Unanswered) => error)
@@ -83,13 +103,10 @@ export function startLoad(options: {
       answer = await once(true)
     }
     const fault =
-      answer instanceof Error
-        ? answer.message
-        : good.includes(answer.status)
-          ? undefined
-          : `${answer.status} ${answer.text}`
-    const kind = answer instanceof Error ? 'none' : String(answer.status)
-    told?.({ method, path, at: began, ms: Date.now() - began, status: answer instanceof Error ? 0 : answer.status })
+      answer instanceof Error ? answer.message : isGood(answer) ? undefined : `${answer.status} ${answer.text}`
+    const status = answer instanceof Error ? 0 : answer.status
+    told?.({ method, path, at: began, ms: Date.now() - began, status, good: fault === undefined })
+    const kind = status === 0 ? 'none' : String(status)
     seen[kind] = (seen[kind] ?? 0) + 1
     if (fault)
       failures.push(
@@ -98,11 +115,16 @@ export function startLoad(options: {
     return answer instanceof Error ? undefined : answer
   }
   const renew = async (buyer: Buyer, path: string, body: Record<string, string>) => {
-    const fresh = await ask('POST', path, [200], { body })
+    const fresh = await ask('POST', path, is(200), { body })
     if (fresh?.status !== 200) return
     buyer.token = fresh.body.accessToken
     buyer.refreshToken = fresh.body.refreshToken
   }
+  const signInAgain = (buyer: Buyer) => renew(buyer, '/auth/login', { email: buyer.email, password: buyer.password })
+  const isSoldOut = ({ status, body }: Answer) =>
+    status === 409 &&
+    body.code === 'out_of_stock' &&
+    body.lines.every(({ productId }: { productId: string }) => productId === scarce)
   const order = async (buyer: Buyer, n: number) => {
     const items = [
       { productId: products[n % products.length] as string, quantity: 1 + (n % 3) },
@@ -111,7 +133,8 @@ export function startLoad(options: {
     const key = randomUUID()
     const headers = { 'Idempotency-Key': key }
     for (let again = false; ; again = true) {
-      const answer = await ask('POST', '/order', [201], { token: buyer.token, body: { items }, headers })
+      const isGood = (answer: Answer) => answer.status === 201 || isSoldOut(answer)
+      const answer = await ask('POST', '/order', isGood, { token: buyer.token, body: { items }, headers })
       if (answer?.status === 201) {
         const { id } = answer.body as { id: string }
         const known = sales.get(id)
@@ -119,36 +142,77 @@ export function startLoad(options: {
         sales.set(id, { buyer: buyer.email, key, items })
         return
       }
-      if (answer?.status === 409 && answer.body.code === 'out_of_stock') return
-      if (strict || (again && done.signal.aborted && !answer)) return
-      if (answer?.status === 401) await renew(buyer, '/auth/login', { email: buyer.email, password: buyer.password })
-      const isTemporary = !answer || [401, 503].includes(answer.status) || answer.body?.code === 'in_flight'
-      if (!isTemporary) throw new Error(`an order was answered ${answer?.status}: ${answer?.text}`)
+      if (answer && isSoldOut(answer)) return
+      const isRunning = answer?.body?.code === 'in_flight'
+      const isTemporary = !answer || [401, 503].includes(answer.status) || isRunning
+      if (strict || !isTemporary || (again && Date.now() > closes)) {
+        if (strict || isTemporary) return
+        throw new Error(`an order was answered ${answer?.status}: ${answer?.text}`)
+      }
+      if (answer?.status === 401) await signInAgain(buyer)
       // A shop that is away answers at once: without a pause, thousands of requests would ask for what is not there.
       await sleep(50)
     }
   }
-  const customer = async (buyer: Buyer, place: number) => {
+
+  /** One step after the other, with a pause between them (ms). */
+  const repeat = async (pause: number, first: number, step: (n: number) => Promise<unknown>) => {
+    for (let n = first; !done.signal.aborted; n++) {
+      await step(n)
+      await sleep(pause)
+    }
+  }
+  const look = (place: number) =>
+    repeat(100, place, async (n) => {
+      await ask('GET', `/product/${products[n % products.length]}`, is(200))
+      if (n % 8 === 7) await ask('GET', '/product?limit=5&inStock=true', is(200))
+    })
+  const buy = (buyer: Buyer, place: number) => {
     let refreshedAt = Date.now()
-    for (let n = place; !done.signal.aborted; n++) {
-      const product = products[n % products.length] as string
-      await ask('GET', `/product/${product}`, [200])
+    // People think: the mails of a faster load would fill the inbox.
+    return repeat(150, place, async (n) => {
       await order(buyer, n)
-      if (n % 4 === 0)
-        await ask('PUT', `/cart/items/${product}`, [200], { token: buyer.token, body: { quantity: 1 + (n % 9) } })
-      if (n % 4 === 1) await ask('GET', '/order?limit=5', [200], { token: buyer.token })
-      if (n % 4 === 2) await ask('GET', '/profile', [200], { token: buyer.token })
+      const { token } = buyer
+      const item = `/cart/items/${products[n % products.length]}`
+      if (n % 4 === 0) await ask('PUT', item, is(200), { token, body: { quantity: 1 + (n % 9) } })
+      if (n % 4 === 1) await ask('GET', '/order?limit=5', is(200), { token })
+      if (n % 4 === 2) await ask('GET', '/profile', is(200), { token })
       // The edge lets five sign-ins a second pass.
       if (Date.now() - refreshedAt > 2000) {
         refreshedAt = Date.now()
         await renew(buyer, '/auth/refresh', { refreshToken: buyer.refreshToken })
       }
-      if (n % 8 === 7) await ask('GET', '/product?limit=5&inStock=true', [200])
-      // People think: the mails of a faster load would fill the inbox.
-      await sleep(100)
-    }
+    })
   }
-  const running = Promise.all(buyers.map(customer))
+  const prefer = () =>
+    repeat(100, 0, async (n) => {
+      const { token } = buyers[n % buyers.length] as Buyer
+      await ask('GET', '/notification/preferences', is(200), { token })
+    })
+  const decorate = ({ admin, pictures }: NonNullable<typeof beside>) =>
+    // Each makes a message that waits for a day, and is looked at once more in the end.
+    repeat(300, 0, async (n) => {
+      // A colour of its own, so that hardly two are the same file.
+      const background = `#${randomBytes(3).toString('hex')}`
+      const body = await sharp({ create: { width: 300, height: 300, channels: 3, background } })
+        .png()
+        .toBuffer()
+      const headers = { 'Content-Type': 'image/png', 'If-Match': '*' }
+      const path = `/product/${products[n % products.length]}/image`
+      const answer = await ask('PUT', path, is(200), { token: admin.token, body, headers })
+      if (answer?.status === 200) pictures.push(answer.body.image.large, answer.body.image.small)
+      if (answer?.status === 401) await signInAgain(admin)
+    })
+  const watch = ({ pictures }: NonNullable<typeof beside>) =>
+    repeat(100, 0, async (n) => {
+      const path = pictures[n % pictures.length]
+      if (path) await ask('GET', path, is(200))
+    })
+  const loops = [
+    ...buyers.flatMap((buyer, place) => [look(place), buy(buyer, place)]),
+    ...(beside ? [prefer(), decorate(beside), watch(beside)] : []),
+  ]
+  const running = Promise.all(loops)
   // Seen where it is awaited.
   running.catch(() => {})
 
@@ -170,8 +234,11 @@ export function startLoad(options: {
         ),
       ])
     },
+    /** Lets orders that have no answer yet ask for 5 s more, and waits for the last request. Throws what ended a loop. */
     async stop() {
       done.abort()
+      closes = Date.now() + 5000
+      await Promise.allSettled(loops)
       await running
     },
   }
@@ -267,7 +334,7 @@ export async function openMarket(place: Place) {
     /** Signs the customers in anew and lets them order; strict as in `startLoad`. */
     async load({ strict = true, of = products } = {}) {
       for (const buyer of buyers) Object.assign(buyer, await signIn(url, buyer))
-      return startLoad({ url, buyers, products: of, sales, strict })
+      return startLoad({ url, buyers, products: of, scarce, sales, strict })
     },
     /** Runs `work` while customers order, and until they have ordered some more after it. */
     async during(work: () => Promise<unknown>, { strict = true, orders = 20 } = {}) {
