@@ -177,10 +177,7 @@ async function compare(
     pictures: string[]
   },
 ) {
-  const findings: string[] = []
-  const { lost, oversold } = await whatIsLost(sql, { sales, stockAtFirst })
-  if (lost.length > 0) findings.push(`${lost.length} accepted orders lost: ${lost[0]}`)
-  if (oversold.length > 0) findings.push(`stock off: ${JSON.stringify(oversold)}`)
+  const findings = await whatIsLost(sql, { buyers, sales, stockAtFirst })
 
   // A customer who never got the answer asks again under the same key.
   const again = new Map([...sales].slice(-20))

@@ -9,6 +9,8 @@ export interface Buyer {
   password: string
   token: string
   refreshToken: string
+  /** Orders that were given up without a last word: each is there or is not. */
+  givenUp: number
 }
 export interface Sale {
   buyer: string
@@ -51,7 +53,7 @@ export async function newBuyer(url: string, inboxUrl: string): Promise<Buyer> {
   await must(url, 202, 'POST', '/auth/register', { body: { email, password } })
   const code = codeIn(await mailTo(inboxUrl, email, { deadline: 60_000 }))
   await must(url, 200, 'POST', '/auth/verify', { body: { email, code } })
-  return { email, password, ...(await signIn(url, { email, password })) }
+  return { email, password, givenUp: 0, ...(await signIn(url, { email, password })) }
 }
 
 const is = (status: number) => (answer: Answer) => answer.status === status
@@ -132,6 +134,7 @@ export function startLoad(options: {
     ]
     const key = randomUUID()
     const headers = { 'Idempotency-Key': key }
+    let isUnsure = false
     for (let again = false; ; again = true) {
       const isGood = (answer: Answer) => answer.status === 201 || isSoldOut(answer)
       const answer = await ask('POST', '/order', isGood, { token: buyer.token, body: { items }, headers })
@@ -144,8 +147,10 @@ export function startLoad(options: {
       }
       if (answer && isSoldOut(answer)) return
       const isRunning = answer?.body?.code === 'in_flight'
+      isUnsure ||= !answer || answer.status >= 500 || isRunning
       const isTemporary = !answer || [401, 503].includes(answer.status) || isRunning
       if (strict || !isTemporary || (again && Date.now() > closes)) {
+        if (isUnsure) buyer.givenUp++
         if (strict || isTemporary) return
         throw new Error(`an order was answered ${answer?.status}: ${answer?.text}`)
       }
@@ -257,25 +262,37 @@ export async function stockProducts(url: string, admin: Buyer, stocks: number[])
 }
 
 /**
- * What was promised with a 201 and is not there, and the products whose stock is not what was there at first less what
- * was sold: both empty in a shop that keeps its word. `sql` answers a statement with a line a row, fields parted by |.
+ * What was promised with a 201 and is not there, what is there without a promise, and the products whose stock is not
+ * what was there at first less what was sold: nothing in a shop that keeps its word. `sql` answers a statement with a
+ * line a row, fields parted by |.
  */
 export async function whatIsLost(
   sql: (statement: string) => Promise<string[]>,
-  { sales, stockAtFirst }: { sales: Map<string, Sale>; stockAtFirst: Map<string, number> },
-) {
-  const ids = new Set(await sql('select id from orders."order"'))
+  { buyers, sales, stockAtFirst }: { buyers: Buyer[]; sales: Map<string, Sale>; stockAtFirst: Map<string, number> },
+): Promise<string[]> {
+  const found: string[] = []
+  const orders = await sql('select o.id, u.email from orders."order" o left join auth."user" u on u.id = o.user_id')
+  const placed = new Map(orders.map((row) => row.split('|') as [string, string]))
+  const lost = [...sales.keys()].filter((id) => !placed.has(id))
+  if (lost.length > 0) found.push(`${lost.length} accepted orders lost: ${lost[0]}`)
+  for (const { email, givenUp } of buyers) {
+    const unasked = [...placed].filter(([id, of]) => of === email && !sales.has(id))
+    if (unasked.length > givenUp)
+      found.push(`${unasked.length} orders that ${email} knows nothing of, ${givenUp} given up: ${unasked[0]?.[0]}`)
+  }
   const rows = await sql(
     `select s.product_id, s.on_hand, coalesce(sum(l.quantity), 0) from products.stock s
        left join (select l.product_id, l.quantity from orders.order_line l join orders."order" o on o.id = l.order_id
          where o.status not in ('cancelled', 'expired')) l on l.product_id = s.product_id
        group by 1, 2`,
   )
-  const oversold = rows
-    .map((row) => row.split('|') as [string, string, string])
-    .filter(([id]) => stockAtFirst.has(id))
-    .filter(([id, left, sold]) => Number(left) < 0 || Number(left) + Number(sold) !== stockAtFirst.get(id))
-  return { lost: [...sales.keys()].filter((id) => !ids.has(id)), oversold }
+  const stock = new Map(rows.map((row) => row.split('|')).map(([id, left, sold]) => [id, [Number(left), Number(sold)]]))
+  for (const [id, first] of stockAtFirst) {
+    const [left = Number.NaN, sold = Number.NaN] = stock.get(id) ?? []
+    if (!stock.has(id)) found.push(`product ${id} is gone`)
+    else if (left < 0 || left + sold !== first) found.push(`product ${id}: ${left} left and ${sold} sold of ${first}`)
+  }
+  return found
 }
 
 /** Of each table of `schemas` that a backup keeps, the number and a checksum of its rows, in any order. */
@@ -348,7 +365,7 @@ export async function openMarket(place: Place) {
       }
       return load
     },
-    lost: (sql: (statement: string) => Promise<string[]>) => whatIsLost(sql, { sales, stockAtFirst }),
+    lost: (sql: (statement: string) => Promise<string[]>) => whatIsLost(sql, { buyers, sales, stockAtFirst }),
   }
   return market
 }
