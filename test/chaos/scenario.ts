@@ -120,7 +120,10 @@ export async function play(stage: Stage, { admin, stockAtFirst }: Catalogue, str
 
   const bad = asked.filter(({ at, good }) => at > recovered && !good)
   if (bad.length > 0) findings.push(`${bad.length} failed after recovery, first ${JSON.stringify(bad[0])}`)
-  await compare(stage, { buyers, sales, stockAtFirst, pictures }).then((more) => findings.push(...more), note)
+  await compare(stage, { buyers, sales, stockAtFirst, pictures, recovered }).then(
+    (more) => findings.push(...more),
+    note,
+  )
   await stage.supervised().catch(note)
   // As an operator would, so that the next fault meets a whole shop.
   if (Number.isNaN(recovered))
@@ -170,17 +173,21 @@ async function compare(
     sales,
     stockAtFirst,
     pictures,
+    recovered,
   }: {
     buyers: Buyer[]
     sales: Map<string, Sale>
     stockAtFirst: Map<string, number>
     pictures: string[]
+    recovered: number
   },
 ) {
   const findings = await whatIsLost(sql, { buyers, sales, stockAtFirst })
 
-  // A customer who never got the answer asks again under the same key.
-  const again = new Map([...sales].slice(-20))
+  // A customer who never got the answer asks again under the same key: of the orders that the fault may have met, and of
+  // those after it.
+  const met = [...sales].filter(([, { askedAt }]) => !(askedAt > recovered))
+  const again = new Map([...met.slice(-20), ...[...sales].slice(-20)])
   const unlike: string[] = []
   for (const [id, { buyer, key, items }] of again) {
     const { token } = buyers.find(({ email }) => email === buyer) as Buyer

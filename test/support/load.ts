@@ -14,6 +14,8 @@ export interface Buyer {
 }
 export interface Sale {
   buyer: string
+  /** When it was first asked for (ms since 1970). */
+  askedAt: number
   /** The Idempotency-Key that it was ordered under. */
   key: string
   items: { productId: string; quantity: number }[]
@@ -134,6 +136,7 @@ export function startLoad(options: {
     ]
     const key = randomUUID()
     const headers = { 'Idempotency-Key': key }
+    const askedAt = Date.now()
     let isUnsure = false
     for (let again = false; ; again = true) {
       const isGood = (answer: Answer) => answer.status === 201 || isSoldOut(answer)
@@ -142,7 +145,7 @@ export function startLoad(options: {
         const { id } = answer.body as { id: string }
         const known = sales.get(id)
         if (known) throw new Error(`order ${id} was answered for two keys`)
-        sales.set(id, { buyer: buyer.email, key, items })
+        sales.set(id, { buyer: buyer.email, askedAt, key, items })
         return
       }
       if (answer && isSoldOut(answer)) return
