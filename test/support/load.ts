@@ -309,12 +309,15 @@ export async function contents(sql: (statement: string) => Promise<string[]>, sc
   return rows.sort()
 }
 
-/** Under which Message-IDs the mails to an address tell of which orders. */
+/** Under which Message-IDs the mails to an address say of which orders that they were received. */
 export async function orderMails(inboxUrl: string, address: string) {
   const told = new Map<string, Set<string>>()
-  for (const { text, messageId } of await mailsTo(inboxUrl, address))
+  for (const { subject, text, messageId } of await mailsTo(inboxUrl, address)) {
+    // Where a clock was off, others tell of the same order: that it is unpaid, or has expired.
+    if (!subject.startsWith('We have received your order ')) continue
     for (const [id] of text.matchAll(/[0-9a-f]{8}-[0-9a-f-]{27}/g))
       told.set(id, (told.get(id) ?? new Set()).add(messageId))
+  }
   return told
 }
 
