@@ -65,9 +65,10 @@ export async function play(stage: Stage, { admin, stockAtFirst }: Catalogue, str
   const { url, inboxUrl } = stage
   const buyers: Buyer[] = []
   for (let i = 0; i < 4; i++) buyers.push(await newBuyer(url, inboxUrl))
-  // One that runs out while the fault lasts: selling it twice would show.
+  // One that runs out while the fault lasts or right after it: selling it twice would show. Of 16, five orders take 3, and
+  // the 20 before the blow some 12.
   Object.assign(admin, await signIn(url, admin))
-  for (const [id, stock] of await stockProducts(url, admin, [60])) stockAtFirst.set(id, stock)
+  for (const [id, stock] of await stockProducts(url, admin, [16])) stockAtFirst.set(id, stock)
 
   const asked: Asked[] = []
   const sales = new Map<string, Sale>()
