@@ -149,8 +149,11 @@ export async function openEmbedded(
           const empty = keepFull(disk)
           return async () => {
             empty()
-            // A stream of NATS that met a full disk takes nothing more until the server starts anew, as its liveness probe has it.
-            if (part === 'nats' && !(await fetch(`${shop.nats.monitorUrl}/healthz`)).ok) await child.restart()
+            // A stream of NATS that met a full disk takes nothing more until the server starts anew, as its liveness probe has
+            // it. Nor does SeaweedFS, which says nothing of it to those who ask from here.
+            const isWell =
+              part !== 'objectstore' && (part !== 'nats' || (await fetch(`${shop.nats.monitorUrl}/healthz`)).ok)
+            if (!isWell) await child.restart()
           }
         }
       }

@@ -189,7 +189,7 @@ function around([top, second, third]: string[]): Values {
   if (top === 'external' && second === 'databaseUrl') return elsewhere.postgres
   if (top === 'external' && second?.startsWith('nats')) return elsewhere.nats
   if (top === 'external') return elsewhere.objectstore
-  if (third === 'nodePort') return { edge: { service: { type: 'NodePort' } } }
+  if (third === 'nodePort' || third === 'externalTrafficPolicy') return { edge: { service: { type: 'NodePort' } } }
   if (top === 'dev') return { dev: { mail: true } }
   if (['autoscaling', 'metrics', 'ingress', 'gateway'].includes(top as string))
     return { [top as string]: { enabled: true } }

@@ -107,7 +107,8 @@ securityContext:
 {{- end -}}
 
 {{/* startup, readiness and liveness by HTTP:
-     (dict "port" "startupPath" "readyPath" "livePath" "every" "startupSeconds" "liveEvery" "liveFailures" "timeout") */}}
+     (dict "port" "startupPath" "readyPath" "livePath" "every" "startupSeconds" "liveEvery" "liveFailures" "timeout"), and
+     for liveness by a command instead "liveScript" "liveTimeout" */}}
 {{- define "lib.probes" -}}
 startupProbe:
   httpGet: { path: {{ .startupPath | quote }}, port: {{ .port }} }
@@ -120,9 +121,13 @@ readinessProbe:
   timeoutSeconds: {{ .timeout }}
   failureThreshold: 3
 livenessProbe:
+  {{- with .liveScript }}
+  exec: { command: [sh, -c, {{ . | quote }}] }
+  {{- else }}
   httpGet: { path: {{ .livePath | quote }}, port: {{ .port }} }
+  {{- end }}
   periodSeconds: {{ .liveEvery }}
-  timeoutSeconds: {{ .timeout }}
+  timeoutSeconds: {{ .liveTimeout | default .timeout }}
   failureThreshold: {{ .liveFailures }}
 {{- end -}}
 
