@@ -98,6 +98,12 @@ for (const locale of ['en-GB', 'de-AT', 'hi'])
       const order = orderOf(user)
       await tell('msg.user.changed', { ...user, timeZone: 'Europe/Vienna' })
       await settled()
+      // What is paid or over is not reminded of.
+      if (subject === 'msg.order.unpaid')
+        await sql(
+          'insert into orders.order (id, user_id, email, currency, total) values ($1, $2, $3, $4, $5)',
+          ...[order.orderId, user.userId, user.email, order.currency, order.total],
+        )
       const lines = order.lines.map((line) => ({ ...line, currency: 'EUR' }))
       const payload = subject.startsWith('msg.order')
         ? { ...order, lines }

@@ -474,16 +474,10 @@ test('a small picture of a product → is not enlarged', async (t) => {
 })
 
 const sql = (text: string, ...values: unknown[]) => query(shop.databaseUrl, text, values)
-/** Lets all that nothing uses look a day older, and brings a change whose day is over. */
+/** Lets all that nothing uses look two days older, and has it told as each night. */
 const aDayLater = async (schema: 'auth' | 'products') => {
   await sql(`update ${schema}.object set used_at = used_at - interval '2 days'`)
-  const at = new Date(Date.now() - 2 * 24 * 3600 * 1000).toISOString()
-  const none = '0'.repeat(64)
-  const change = { replaced: { large: none, small: none }, at }
-  const subject = schema === 'auth' ? 'msg.user.avatar_changed' : 'msg.product.image_changed'
-  const id = '00000000-0000-4000-8000-000000000000'
-  const payload = schema === 'auth' ? { userId: id, avatar: null } : { productId: id, image: null }
-  await sql(`insert into ${schema}.outbox (subject, payload) values ($1, $2)`, subject, { ...payload, ...change })
+  await sql(`select ${schema}.tell_unused('', 1000)`)
 }
 const isGone = async (path: string) => (await fetch(shop.url + path)).status === 404
 
