@@ -72,11 +72,16 @@ export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
   return {
     knex,
     async run<Row extends object>(statement: Statement, values: unknown[]) {
+      // One that cannot connect fails at once, and so would always have the least to do: it is asked where none is connected.
       let lane = all[0] as Lane
-      for (const other of all) if (other.pending < lane.pending) lane = other
+      for (const other of all) {
+        other.connect()
+        if (other.connected === lane.connected ? other.pending < lane.pending : other.connected) lane = other
+      }
       return lane.run<Row>(statement, values)
     },
     async check() {
+      for (const lane of all) lane.connect()
       const { rows } = await knex.raw('select max(name) as name from bodega.migration where schema = ?', [role])
       if ((rows[0]?.name ?? '') < newest)
         throw new Error(`the schema ${role} lacks migration ${newest}; run: node src/main.ts migrate`)
@@ -123,6 +128,9 @@ const streamOf = (client: pg.Client) => (client as unknown as { connection: { st
 
 interface Lane {
   pending: number
+  connected: boolean
+  /** Begins to connect where it is not; once a second where that fails. */
+  connect(): void
   run<Row extends object>(statement: Statement, values: unknown[]): Promise<Row[]>
   close(): Promise<void>
 }
@@ -130,22 +138,35 @@ interface Lane {
 /** `patience` is milliseconds until an answer that does not come is given up, and the connection with it. */
 function openLane(connection: pg.ClientConfig, patience: number, log: Logger): Lane {
   let client: Promise<pg.Client> | undefined
+  let failed = Number.NEGATIVE_INFINITY
   const open = () => {
     const fresh = new pg.Client({ ...connection, pipeline: true })
-    const opening = fresh.connect().then(() => fresh)
+    const opening = fresh.connect().then(() => {
+      lane.connected = client === opening
+      return fresh
+    })
     const forget = () => {
-      if (client === opening) client = undefined
+      if (client !== opening) return
+      client = undefined
+      lane.connected = false
     }
     fresh.on('error', (err) => {
       log.warn({ err }, 'database connection lost')
       forget()
     })
     fresh.on('end', forget)
-    opening.catch(forget)
+    opening.catch(() => {
+      failed = performance.now()
+      forget()
+    })
     return opening
   }
   const lane: Lane = {
     pending: 0,
+    connected: false,
+    connect() {
+      if (!client && performance.now() - failed > 1000) client = open()
+    },
     async run<Row extends object>(statement: Statement, values: unknown[]) {
       lane.pending++
       try {
@@ -158,6 +179,7 @@ function openLane(connection: pg.ClientConfig, patience: number, log: Logger): L
           // After a client-side timeout the answers of this connection would be out of step: begin a new one.
           if (/timeout/i.test((error as Error).message)) {
             client = undefined
+            lane.connected = false
             current.end().catch(() => undefined)
           }
           throw error

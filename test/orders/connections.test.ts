@@ -1,0 +1,37 @@
+import anyTest, { type TestFn } from 'ava'
+import { eventually } from '../support/shop.ts'
+import { useOrders } from './orders.ts'
+
+const test = anyTest as TestFn
+const { sql, as, order, product, customer } = useOrders(test)
+
+test.serial(
+  'connections lost while the database takes no new ones → those that are left answer everything',
+  async (t) => {
+    const user = customer()
+    const body = { items: [{ productId: await product({ stock: 200 }), quantity: 1 }] }
+    const place = async () => (await order(user, body)).status
+    const atOnce = () => Promise.all(Array.from({ length: 20 }, place))
+    await atOnce()
+    const opened = () =>
+      sql(`select pid, usename from pg_stat_activity where application_name = 'orders' order by backend_start`)
+    const before = await eventually('its eight pipelined connections', async () => {
+      const rows = await opened()
+      return rows.length > 8 && rows
+    })
+    const limit = (most: number) => sql(`alter role ${before[0].usename} connection limit ${most}`)
+    await limit(0)
+    t.teardown(() => limit(-1))
+    const lost = before.slice(-3)
+    for (const { pid } of lost) await sql('select pg_terminate_backend($1, 5000)', pid)
+
+    const answers = [await place(), await place(), await place(), ...(await atOnce())]
+    t.deepEqual([...new Set(answers)], [201])
+
+    await limit(-1)
+    await eventually('new ones', async () => {
+      t.is((await as(user, 'GET', '/order')).status, 200)
+      return (await opened()).length > before.length - lost.length
+    })
+  },
+)
