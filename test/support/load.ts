@@ -96,12 +96,13 @@ export function startLoad(options: {
     isGood: (answer: Answer) => boolean,
     more: Call = {},
   ): Promise<Answer | undefined> => {
-    requests++
     const began = Date.now()
-    const once = (fresh = false) => call(url, method, path, { ...more, fresh }).catch((error: Unanswered) => error)
-    let answer = await once()
+    const once = (fresh: boolean) => call(url, method, path, { ...more, fresh }).catch((error: Unanswered) => error)
     // The server may close a kept connection just as a request leaves on it. Every HTTP client sends what may be repeated
     // a second time then (RFC 9112, 9.3.1), and all of these may; anew, as its other connections may be closing too.
+    // A request that is cut while the server works on it looks the same: every other one has a connection of its own,
+    // where only that can happen, and is never sent again.
+    let answer = await once(++requests % 2 === 0)
     if (answer instanceof Error && answer.reusedSocket && answer.code === 'ECONNRESET') {
       seen.resent = (seen.resent ?? 0) + 1
       answer = await once(true)
