@@ -1,13 +1,19 @@
-import { argon2Sync, randomBytes } from 'node:crypto'
+import { argon2Sync, randomBytes, randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import test from 'ava'
-import { codeIn } from '../../src/embedded/client.ts'
+import { call, codeIn } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
+import { type Role, roleNames } from '../../src/platform/config.ts'
+import { assert } from '../../src/platform/identity.ts'
 import { eventually, useShop } from '../support/shop.ts'
 
 const shop = useShop(test)
 const sql = async (text: string, ...values: unknown[]) => (await query(shop.databaseUrl, text, values)).rows
 const newAddress = () => `user-${randomBytes(6).toString('hex')}@example.org`
 const password = 'a long enough password'
+
+const secretOf = (role: Role, name: string) => readFileSync(join(shop.secretsDir(role), name), 'utf8').trim()
 
 /** Lets time pass for the secrets of an address. */
 const pass = (email: string, interval: string) =>
@@ -36,6 +42,36 @@ test('a code → good for 10 minutes; the link of the same mail → for 24 hours
   t.is(await verify({ token: old.token }), 200)
   await pass(older.email, '24 hours 1 second')
   t.is(await verify({ token: older.token }), 400)
+})
+
+test.serial('a code mailed before its pepper was changed → good after it', async (t) => {
+  const { email, code } = await registered()
+  const CODE_PEPPER_PREVIOUS = secretOf('auth', 'CODE_PEPPER')
+  shop.configure('auth', { CODE_PEPPER: 'f'.repeat(64), CODE_PEPPER_PREVIOUS })
+  await shop.roles.auth.restart()
+  t.is(await verify({ email, code }), 200)
+})
+
+test.serial('an assertion by the key before the one of now → good at each role, and by no other', async (t) => {
+  const { id, email } = await shop.admin()
+  const old = secretOf('auth', 'ASSERTION_KEY')
+  for (const role of roleNames) shop.configure(role, { ASSERTION_KEY: 'f'.repeat(64), ASSERTION_KEY_PREVIOUS: old })
+  await Promise.all(roleNames.map((role) => shop.roles[role].restart()))
+  const product = { sku: 'ONE', name: 'Thing', category: 'things', price: 100, currency: 'EUR', stock: 1 }
+  for (const [role, status, method, path, body] of [
+    ['auth', 200, 'GET', '/profile'],
+    ['products', 201, 'POST', '/product', product],
+    ['orders', 200, 'GET', '/order'],
+    ['notifications', 200, 'GET', '/notification/preferences'],
+  ] as const) {
+    const ask = async (key: string) => {
+      const assertion = assert({ id, email, roles: ['admin'], sid: randomUUID() }, key)
+      const headers = { 'X-Auth-Assertion': assertion }
+      return (await call(shop.roles[role].url, method, path, { headers, body })).status
+    }
+    t.is(await ask('e'.repeat(64)), 401, role)
+    t.is(await ask(old), status, role)
+  }
 })
 
 test('a link and a code, used by many at once → each is good for one of them', async (t) => {
