@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import {
   existsSync,
   mkdirSync,
@@ -15,7 +16,8 @@ const cache = join(import.meta.dirname, '../../.cache')
 
 /** Packages of PyPI in a folder of their own in .cache, with what `finish` makes of them; nothing is installed. */
 export async function packages(name: string, requirements: string[], finish: (dir: string) => void = () => {}) {
-  const place = join(cache, name)
+  const hash = createHash('sha256').update(requirements.join(' ')).digest('hex').slice(0, 8)
+  const place = join(cache, `${name}-${hash}`)
   if (existsSync(place)) return place
   mkdirSync(cache, { recursive: true })
   const dir = mkdtempSync(`${place}.making-`)
@@ -32,7 +34,7 @@ export async function packages(name: string, requirements: string[], finish: (di
 
 /** Versions of Kubernetes from `least` on, as v1.30.0, and the place of their schemas as kubeconform wants it named. */
 export async function kubernetesSchemas(least: string) {
-  const dir = await packages('kubernetes-schemas', ['--no-deps', 'kubernetes-validate>=1.37'], (made) => {
+  const dir = await packages(`kubernetes-schemas-${least}`, ['--no-deps', 'kubernetes-validate>=1.37'], (made) => {
     const schemas = join(made, 'kubernetes_validate/kubernetes-json-schema')
     for (const version of readdirSync(schemas)) {
       if (!version.endsWith('-strict') || !isAtLeast(version, least)) continue
