@@ -105,6 +105,11 @@ test('GET /product, products added during the walk → those there before come o
   }
 })
 
+test('GET /product, walked over the longest names there are → every product once', async (t) => {
+  const category = await shelf(3, () => ({ name: '😀'.repeat(200) }))
+  t.is((await walk({ category, sort: 'name' }, { limit: 1 })).length, 3)
+})
+
 test('GET /product without anything → 20, the newest first', async (t) => {
   const category = await shelf(30)
   const newest = await add({ category })
