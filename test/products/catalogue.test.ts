@@ -78,6 +78,17 @@ test('POST /product, greatest price → kept to the unit', async (t) => {
   t.is((await ask('GET', `/product/${made.id}`)).body.price, 9007199254740991)
 })
 
+test('POST and PUT /product, the longest facts as a client sends them that escapes to ASCII → taken', async (t) => {
+  const longest = { ...example('x'), sku: '😀'.repeat(64), name: '😀'.repeat(200), category: '😀'.repeat(64) }
+  const facts = { ...longest, description: '😀'.repeat(10_000) }
+  const body = JSON.stringify(facts).replace(/[\ud800-\udfff]/g, (half) => `\\u${half.charCodeAt(0).toString(16)}`)
+  const made = await ask('POST', '/product', { as: staff, body, headers: json })
+  t.is(made.status, 201, made.text.slice(0, 200))
+  const put = await ask('PUT', `/product/${made.body.id}`, { as: staff, body, headers: { ...json, 'If-Match': '*' } })
+  t.is(put.status, 200)
+  t.like(put.body, facts)
+})
+
 test('POST /product, sku of a live product → 409 sku_taken, also for two at the same moment', async (t) => {
   const { sku } = await add()
   const again = await ask('POST', '/product', { as: staff, body: example(sku) })
@@ -192,7 +203,7 @@ test('a method, path, type or size that no route takes → 404, 405, 406, 413, 4
   t.is((await send('sku=1', { 'Content-Type': 'text/plain' })).status, 415)
   t.is((await send('{"sku":', json)).body.code, 'bad_body')
   t.is((await send('', json)).body.code, 'body_missing')
-  const large = await send(JSON.stringify({ ...example('LARGE'), description: 'x'.repeat(70_000) }), json)
+  const large = await send(JSON.stringify({ ...example('LARGE'), description: 'x'.repeat(140_000) }), json)
   t.is(large.status, 413)
   t.is(large.body.code, 'body_too_large')
   t.is((await send('[]', json)).status, 400)
