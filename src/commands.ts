@@ -15,11 +15,11 @@ const commands: Record<string, Command> = {
     run: async (email) => (await import('./auth/commands.ts')).makeAdmin(email, process.env),
   },
   import: {
-    help: 'import FILE      load products from CSV or JSON lines',
+    help: 'import FILE      load products from CSV or JSON lines; -.csv is standard input',
     run: async (file) => (await import('./products/commands.ts')).runImport(file, process.env),
   },
   export: {
-    help: 'export FILE      write products as CSV or JSON lines',
+    help: 'export FILE      write products as CSV or JSON lines; -.csv is standard output',
     run: async (file) => (await import('./products/commands.ts')).runExport(file, process.env),
   },
   seed: {
@@ -88,9 +88,13 @@ async function writeRoutes() {
 }
 
 if (import.meta.main) {
-  // A reader that has seen enough, such as `head`, is no fault.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
   const [name = '', ...args] = process.argv.slice(2)
+  process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+    // A reader that has seen enough, such as `head`, is no fault, but for what must be whole.
+    if (code === 'EPIPE' && !name.endsWith('export')) process.exit(0)
+    process.stderr.write(`${name}: standard output cannot be written (${code})\n`)
+    process.exit(1)
+  })
   try {
     const command = commands[name]
     if (!command) {

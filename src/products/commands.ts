@@ -28,6 +28,9 @@ function formatOf(command: string, file: string | undefined): 'csv' | 'jsonl' {
   return formats[end as keyof typeof formats]
 }
 
+/** Standard input or output, as `-.csv` or `-.jsonl`. */
+const isStandard = (file: string | undefined) => /^-\.[^/]+$/.test(file ?? '')
+
 /**
  * Imports a file of products by its name's end: .csv, or .jsonl and .ndjson. Refused lines and progress go to standard
  * error, the counts to standard output. The exit code is 1 where a line was refused or the file cannot be read.
@@ -37,11 +40,11 @@ export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv
   const db = openCatalogue(env)
   await using _ = db
   try {
-    const { size } = await stat(file as string)
-    const source = createReadStream(file as string, { highWaterMark: 256 * 1024 })
+    const size = isStandard(file) ? 0 : (await stat(file as string)).size
+    const source = isStandard(file) ? process.stdin : createReadStream(file as string, { highWaterMark: 256 * 1024 })
     const showProgress = progress((counts) => {
-      const percent = size === 0 ? 100 : Math.floor((source.bytesRead / size) * 100)
-      return `${percent} % · ${total(counts)} products`
+      const percent = size === 0 ? '' : `${Math.floor((source.bytesRead / size) * 100)} % · `
+      return `${percent}${total(counts)} products`
     })
     const counts = await importCatalogue(db.knex, source, {
       format,
@@ -61,7 +64,7 @@ export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv
 
 /**
  * Writes the catalogue to a file whose name ends as for an import, which takes it as nothing new. The file is there whole
- * or not at all; the exit code is 1 where it cannot be written.
+ * or not at all, unless it is standard output; the exit code is 1 where it cannot be written.
  */
 export async function runExport(file: string | undefined, env: NodeJS.ProcessEnv) {
   const format = formatOf('export', file)
@@ -74,9 +77,9 @@ export async function runExport(file: string | undefined, env: NodeJS.ProcessEnv
       async function* () {
         products = yield* exportCatalogue(db.knex, format)
       },
-      createWriteStream(unfinished, { flush: true }),
+      isStandard(file) ? process.stdout : createWriteStream(unfinished, { flush: true }),
     )
-    await rename(unfinished, file as string)
+    if (!isStandard(file)) await rename(unfinished, file as string)
     process.stderr.write(`${number(products)} products\n`)
   } catch (error) {
     await rm(unfinished, { force: true })

@@ -1,3 +1,4 @@
+import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -5,9 +6,22 @@ import { join } from 'node:path'
 import test from 'ava'
 import { useProducts } from './role.ts'
 
-const { ask, add, command, connect } = useProducts(test)
+const { ask, add, command, connect, shop } = useProducts(test)
 const dir = mkdtempSync(join(tmpdir(), 'export-'))
 test.after.always(() => rmSync(dir, { recursive: true, force: true }))
+
+/** Runs a line of sh within the directory; in it `bodega` is src/commands.ts with the settings of the role. */
+const sh = (line: string) =>
+  new Promise<{ stdout: string; stderr: string }>((resolve) => {
+    const commands = join(import.meta.dirname, '../../src/commands.ts')
+    const env = { PATH: process.env.PATH, SECRETS_DIR: shop.secretsDir('products') }
+    execFile(
+      'sh',
+      ['-c', `bodega() { '${process.execPath}' '${commands}' "$@"; }; ${line}`],
+      { cwd: dir, env },
+      (_, stdout, stderr) => resolve({ stdout, stderr }),
+    )
+  })
 
 /** What a field of CSV could be mistaken for, and the longest there is. */
 const awkward = {
@@ -49,6 +63,19 @@ for (const name of ['out.csv', 'out.jsonl', 'OUT.NDJSON'])
     t.is(again.stdout, '0 created, 0 changed, 2,502 unchanged, 0 refused\n', again.stderr)
     t.deepEqual(await versions(), before)
   })
+
+for (const end of ['csv', 'jsonl'])
+  test.serial(
+    `export as ${end} to standard output → the bytes of a file, and no file; the import of it from a pipe changes nothing`,
+    async (t) => {
+      await command({}, 'export', join(dir, `whole.${end}`))
+      const before = readdirSync(dir)
+      t.deepEqual(await sh(`bodega export -.${end} | cmp - whole.${end}`), { stdout: '', stderr: '2,502 products\n' })
+      const piped = await sh(`bodega export -.${end} | bodega import -.${end}`)
+      t.is(piped.stdout, '0 created, 0 changed, 2,502 unchanged, 0 refused\n', piped.stderr)
+      t.deepEqual(readdirSync(dir), before)
+    },
+  )
 
 test.serial('export, then all is lost, then import → the same catalogue', async (t) => {
   const facts = async () =>
@@ -92,6 +119,15 @@ test.serial('export to what cannot be written → one clear error, and nothing h
     t.is(done.code, code)
     t.regex(done.stderr, says)
     t.notRegex(done.stderr, /\n {4}at /)
+  }
+  const broken = await sh('{ bodega export -.csv; echo $? >&2; } | true')
+  t.is(broken.stderr, 'export: standard output cannot be written (EPIPE)\n1\n')
+  if (process.platform === 'linux') {
+    const full = await sh('for c in "export -.csv" objects-export; do bodega $c >/dev/full; echo $? >&2; done')
+    t.is(
+      full.stderr,
+      ['export', 'objects-export'].map((c) => `${c}: standard output cannot be written (ENOSPC)\n1\n`).join(''),
+    )
   }
   const away = await command({ DATABASE_HOST: '127.0.0.1', DATABASE_PORT: '1' }, 'export', join(dir, 'away.csv'))
   t.is(away.code, 1)
