@@ -351,6 +351,8 @@ test('GET /avatar/{hash}, If-None-Match → 304 without a body for its tag, 200 
     t.regex(answer.headers['cache-control'] ?? '', /immutable/)
   }
   t.is((await shop.call('GET', path, { headers: { 'If-None-Match': '"x"' } })).status, 200)
+  const nothing = `/avatar/${'0'.repeat(64)}`
+  t.is((await shop.call('GET', nothing, { headers: { 'If-None-Match': '*' } })).status, 404)
 })
 
 test('GET /avatar/{hash}, Range → those bytes; outside 416; several, or an old tag, the whole', async (t) => {
