@@ -166,7 +166,7 @@ export const settings = {
     type: wholeNumber(0, 60, 'seconds'),
     for: everyRole,
     default: '0',
-    help: 'How long a role that is told to stop goes on serving, until balancers have noticed; part of SHUTDOWN_GRACE.',
+    help: 'How long a role that is told to stop goes on serving, until balancers have noticed; part of SHUTDOWN_GRACE, and at least 6 s less.',
   },
   CONN_TIMEOUT: {
     type: wholeNumber(10, 60_000, 'milliseconds'),
@@ -369,7 +369,7 @@ export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = pro
       faults.push(`${name}${shown} ${(error as Error).message}. Example: ${setting.type.example}`)
     }
   }
-  faults.push(...objectFaults(reader, values, env))
+  faults.push(...objectFaults(reader, values, env), ...drainFaults(values), ...loginFaults(values))
   if (values.DATABASE_CA && values.DATABASE_URL)
     try {
       values.DATABASE_URL = withoutTlsWords(values.DATABASE_URL as string)
@@ -397,12 +397,27 @@ function objectFaults(reader: Reader, values: Record<string, unknown>, env: Node
       .map((name) => `${name} is missing: S3_URL needs it`)
     if (values.S3_CA && !String(values.S3_URL).startsWith('https:'))
       faults.push('S3_CA would not be used: S3_URL is not https://')
+    if (new URL(String(values.S3_URL)).pathname !== '/')
+      faults.push('S3_URL has a path, which would not be used: the bucket is addressed at the root of the host')
     return faults
   }
   return values.OBJECTS_DIR || env.S3_URL
     ? []
     : [`S3_URL is missing: ${settings.S3_URL.help} Example: ${settings.S3_URL.type.example}`]
 }
+
+/** After the delay, requests that run get a second at the least, and what closes after them 5 s (http.ts). */
+function drainFaults({ DRAIN_DELAY: delay, SHUTDOWN_GRACE: grace }: Record<string, unknown>): string[] {
+  return delay && grace && Number(delay) > Number(grace) - 6
+    ? [`DRAIN_DELAY is ${delay}, and must be at least 6 s less than SHUTDOWN_GRACE, which is ${grace}`]
+    : []
+}
+
+const loginFaults = (values: Record<string, unknown>) =>
+  roleNames
+    .map((role) => [`${role.toUpperCase()}_DATABASE_USER`, `${role.toUpperCase()}_DATABASE_PASSWORD`] as const)
+    .filter(([user, password]) => Boolean(values[user]) !== Boolean(values[password]))
+    .map(([user, password]) => `${user} and ${password} come together, or not at all`)
 
 /** pg would take the words on TLS in the URL instead of DATABASE_CA; those that ask for less than it contradict it. */
 function withoutTlsWords(text: string) {

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
 import { makeStreams, openBus } from './bus.ts'
-import { type Config, ConfigError, type Role, roleNames } from './config.ts'
+import { type Config, type Role, roleNames } from './config.ts'
 import { hasState, outOfReach } from './db.ts'
 import { type Logger, openLog } from './log.ts'
 
@@ -126,10 +126,6 @@ const loginsOf = (c: Config<'migrate'>) =>
   roleNames.flatMap((role) => {
     const prefix = role.toUpperCase() as Uppercase<Role>
     const [login, password] = [c[`${prefix}_DATABASE_USER`], c[`${prefix}_DATABASE_PASSWORD`]]
-    if (Boolean(login) !== Boolean(password))
-      throw new ConfigError('migrate', [
-        `${prefix}_DATABASE_USER and ${prefix}_DATABASE_PASSWORD come together, or not at all`,
-      ])
     return login && password ? [{ role, login, password }] : []
   })
 

@@ -83,7 +83,30 @@ test('no place for pictures → auth and products name what they need, the other
   t.is(faultsOf({ OBJECTS_DIR: '/objects' }), '')
   const s3 = { S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 'b', S3_CA: '-----BEGIN CERTIFICATE-----' }
   t.regex(faultsOf({ ...s3, S3_URL: 'http://s3:1' }), /S3_CA would not be used: S3_URL is not https/)
-  t.is(faultsOf({ S3_URL: 'https://s3.example.org', S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 'b' }), '')
+  const keys = { S3_ACCESS_KEY: 'a', S3_SECRET_KEY: 'b' }
+  t.is(faultsOf({ ...keys, S3_URL: 'https://s3.example.org' }), '')
+  t.regex(faultsOf({ ...keys, S3_URL: 'https://x.example.org/storage/v1/s3' }), /S3_URL has a path, which would not/)
+})
+
+test('DRAIN_DELAY that leaves a stop less than 6 s → refused; without one any grace is taken', (t) => {
+  const stopping = (DRAIN_DELAY: string, SHUTDOWN_GRACE: string) => () =>
+    config('orders', { ...good, DRAIN_DELAY, SHUTDOWN_GRACE })
+  for (const taken of [stopping('19', '25'), stopping('1', '7'), stopping('0', '1')]) t.notThrows(taken)
+  for (const refused of [stopping('20', '25'), stopping('60', '')])
+    t.regex(
+      t.throws(refused, { instanceOf: ConfigError }).message,
+      /DRAIN_DELAY is \d+, and must be at least 6 s less than SHUTDOWN_GRACE, which is 25/,
+    )
+})
+
+test('logins for migrate of which only half is set → each is named', (t) => {
+  const half = { AUTH_DATABASE_USER: 'auth_a', ORDERS_DATABASE_PASSWORD: 'secret-word' }
+  const whole = { PRODUCTS_DATABASE_USER: 'products_a', PRODUCTS_DATABASE_PASSWORD: 'secret-word' }
+  const { faults } = t.throws(() => config('migrate', { ...good, ...half, ...whole }), { instanceOf: ConfigError })
+  t.deepEqual(faults, [
+    'AUTH_DATABASE_USER and AUTH_DATABASE_PASSWORD come together, or not at all',
+    'ORDERS_DATABASE_USER and ORDERS_DATABASE_PASSWORD come together, or not at all',
+  ])
 })
 
 for (const keys of [
