@@ -130,6 +130,20 @@ test.serial('a second signal while an order runs → the process ends at once', 
   await shop.roles.orders.restart()
 })
 
+test.serial('an order that outlasts SHUTDOWN_GRACE → it is cut off, and the process ends and says why', async (t) => {
+  shop.configure('orders', { SHUTDOWN_GRACE: '2' })
+  await shop.roles.orders.restart()
+  const { waiting, release } = await heldStock()
+  const answer = order()
+  await waiting()
+  await shop.roles.orders.stop()
+  t.is(logOf('orders').at(-1).msg, 'the grace period is over')
+  t.not((await answer).status, 201)
+  await release()
+  shop.configure('orders', { SHUTDOWN_GRACE: '25' })
+  await shop.roles.orders.restart()
+})
+
 test.serial('the database is missing at the start → alive, not ready, waiting aloud; it comes → ready', async (t) => {
   await shop.roles.orders.stop()
   await shop.postgres?.stop()
