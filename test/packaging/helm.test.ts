@@ -252,13 +252,25 @@ test('each value, another one → other manifests', async (t) => {
   })
 })
 
+test('a migrate that goes past a pooler, a bus named by its IPv6 address → their ports are the ones that are open', async (t) => {
+  const { text } = await render({
+    networkPolicy: { enabled: true },
+    postgres: { enabled: false },
+    nats: { enabled: false },
+    external: { databaseUrl: 'postgres://pooler:6432/bodega', natsUrl: 'nats://[2001:db8::5]:4333' },
+    migrate: { extraEnv: { DATABASE_URL: 'postgres://server:5433/bodega' } },
+  })
+  const policy = text.split('---').find((one) => /name: \S+-clients$/m.test(one))
+  t.deepEqual(policy?.match(/port: \d+/g), ['port: 6432', 'port: 5433', 'port: 4333'])
+})
+
 test('a misspelt or wrong value → refused at once, with its path', async (t) => {
   const wrong: [Values, RegExp][] = [
     [{ edge: { replica: 2 } }, /at '\/edge': additional properties 'replica' not allowed/],
     [{ edge: { replicas: 'two' } }, /at '\/edge\/replicas': got string, want integer/],
     [{ roles: { order: {} } }, /at '\/roles': additional properties 'order' not allowed/],
     [{ roles: { auth: { extraEnv: { LIMIT: 5 } } } }, /at '\/roles\/auth\/extraEnv\/LIMIT': got number, want string/],
-    [{ global: { imageRegistri: 'x' } }, /at '\/global': additional properties 'imageRegistri' not allowed/],
+    [{ global: { imageRegistri: 'x' } }, /global\.imageRegistri is no value of this chart/],
     [{ postgres: { size: '5Gi' } }, /at '\/postgres': additional properties 'size' not allowed/],
     [{ nats: { replicas: 2 } }, /at '\/nats\/replicas': value must be one of 1, 3/],
     [{ nats: { resources: { limits: { memory: '300M' } } } }, /at '\/nats\/resources\/limits\/memory'/],
