@@ -16,10 +16,18 @@ for what in "namespace $space" "secret bodega"; do
   [[ $error == *NotFound* ]] || die "the $what cannot be read" "kubectl says: $error" "next: ask for the right to get it"
   die "there is no $what in context $context" "next: make secrets-apply ENV=$env NAMESPACE=$space"
 done
+was=$(k get secret bodega -o 'go-template={{with .metadata.annotations}}{{or (index . "bodega.environment") ""}}{{end}}')
+[ "${was:-$env}" = "$env" ] || [ "${ANYWAY:-}" = yes ] || die "the Secret bodega in $space of context $context is that of $was, and not of $env" \
+  "next: make deploy ENV=$was; or ANYWAY=yes if that is meant"
 rendered=$(kubectl kustomize "$dir") || die "$dir cannot be rendered" "next: see kubectl's message above"
 if grep -q '^kind: PostgresCluster$' <<<"$rendered" && ! kubectl get --raw /apis/postgres-operator.crunchydata.com/v1 >/dev/null 2>&1; then
   die "the overlay $overlay has a PostgresCluster, and this cluster has no Crunchy PGO 6 to make one" \
     "next: make operator, then this again" "or one PostgreSQL without an operator: make deploy ENV=$env OVERLAY=prod-standalone"
+fi
+if { k get statefulset bodega-postgres && ! grep -q '^  name: bodega-postgres$' <<<"$rendered"; } >/dev/null 2>&1 ||
+  { k get postgrescluster bodega-db && ! grep -q '^kind: PostgresCluster$' <<<"$rendered"; } >/dev/null 2>&1; then
+  [ "${ANYWAY:-}" = yes ] || die "this shop's data are in a database that the overlay $overlay does not have: it would begin anew on another" \
+    "next: the OVERLAY= of before; or, once its data are where the overlay looks for them, ANYWAY=yes"
 fi
 
 # A Job's template cannot be changed, and one that is done does not run again: what must run again is deleted first. The

@@ -25,6 +25,11 @@ if ! error=$(kubectl get namespace "$space" 2>&1 >/dev/null); then
   say "namespace $space made, with Pod Security restricted"
 fi
 
+was=$(k get secret bodega --ignore-not-found -o 'go-template={{with .metadata.annotations}}{{or (index . "bodega.environment") ""}}{{end}}') ||
+  die "the Secret bodega in $space cannot be read" "next: ask for the right to get, create and patch secrets there"
+[ "${was:-$env}" = "$env" ] || [ "${ANYWAY:-}" = yes ] || die "the Secret bodega in $space of context $context is that of $was, and not of $env" \
+  "Nothing was changed." "next: make secrets-apply ENV=$was; or ANYWAY=yes if that is meant"
+
 # "KEY=hash" of each sealed string; it lies beside the values, so that the next run knows which have changed.
 now=$(sealed_strings "$sealed" | while read -r key string; do printf '%s=%s ' "$key" "$(printf '%s' "$string" | sha256 12)"; done)
 before=$(k get secret bodega --ignore-not-found -o 'go-template={{with .metadata.annotations}}{{index . "bodega.sealed"}}{{end}}') ||
@@ -35,7 +40,7 @@ apply() {
   local key name
   {
     printf '%s\n' 'apiVersion: v1' 'kind: Secret' 'type: Opaque' 'metadata:' '  name: bodega' '  labels:' \
-      '    app.kubernetes.io/part-of: bodega' '  annotations:' "    bodega.sealed: \"$1\"" 'data:'
+      '    app.kubernetes.io/part-of: bodega' '  annotations:' "    bodega.environment: \"$env\"" "    bodega.sealed: \"$1\"" 'data:'
     for key in "${opened[@]}"; do
       name=value_$key
       printf '  %s: "%s"\n' "$key" "$(printf '%s' "${!name}" | openssl base64 -A)"
@@ -106,7 +111,7 @@ else
   say "nothing of the shop runs in $space yet: nothing to restart"
 fi
 if [ -n "$before" ] && grep -qx migrate <<<"$users"; then
-  say "next: run the migrate Job again, it makes changed logins (make deploy ENV=$env; with the chart: docs/kubernetes.md); until then the pods that run go on with the old ones"
+  say "next: run the migrate Job again, it makes changed logins (make deploy ENV=$env, with the OVERLAY= of before; with the chart: docs/kubernetes.md); until then the pods that run go on with the old ones"
 fi
 if grep -qx POSTGRES_PASSWORD <<<"$changed" && [ -n "$before" ]; then
   say "next: the database server reads POSTGRES_PASSWORD only when its volume is empty: alter role postgres password '…' there"

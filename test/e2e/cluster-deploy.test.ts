@@ -15,6 +15,11 @@ test('make deploy → the shop runs; again, after new passwords, another image, 
   await using cluster = await openCluster({ version })
   const dir = 'kustomize/overlays/mine'
   mkdirSync(join(cluster.clone, dir))
+  mkdirSync(join(cluster.clone, 'kustomize/overlays/elsewhere'))
+  cluster.write(
+    'kustomize/overlays/elsewhere/kustomization.yaml',
+    'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n',
+  )
   const write = (tag: string) =>
     cluster.write(
       `${dir}/kustomization.yaml`,
@@ -48,6 +53,18 @@ patches:
   const second = await deploy()
   t.is(second.code, 0)
   t.notRegex(second.all, /created|configured|runs again/)
+  t.is(await job(), made)
+
+  const refused = async (words: string[], says: RegExp) => {
+    const ended = await cluster.make(['deploy', ...words], { any: true })
+    t.not(ended.code, 0)
+    t.regex(ended.all, says)
+  }
+  await refused(['ENV=prod', 'OVERLAY=mine'], /is that of dev, and not of prod\n {2}next: make deploy ENV=dev/)
+  await refused(
+    ['ENV=dev', 'OVERLAY=elsewhere'],
+    /overlay elsewhere does not have: it would begin anew[\s\S]*OVERLAY= of before/,
+  )
   t.is(await job(), made)
 
   await cluster.make(['secrets-rotate', 'WHAT=database'])

@@ -99,7 +99,7 @@ clusterTest(
       t.deepEqual(Object.keys(data).sort(), Object.keys(readTemplate()).sort())
       for (const [key, value] of Object.entries(data))
         t.is(Buffer.from(value, 'base64').toString(), clone.plain(key), key)
-      t.deepEqual(Object.keys(metadata.annotations), ['bodega.sealed'])
+      t.deepEqual(Object.keys(metadata.annotations).sort(), ['bodega.environment', 'bodega.sealed'])
       t.deepEqual(
         metadata.managedFields.map((m) => `${m.manager} ${m.operation}`),
         ['bodega Apply'],
@@ -109,6 +109,12 @@ clusterTest(
       const same = await restartedBy()
       t.deepEqual(same.names, [])
       t.regex(same.out, /no value changed: nothing to restart/)
+
+      kubectl(['annotate', '--overwrite', 'secret', 'bodega', 'bodega.environment=prod'])
+      const another = await clone.run(['make', '-s', 'secrets-apply', `NAMESPACE=${space}`], { KUBECONFIG })
+      t.not(another.code, 0)
+      t.regex(another.out, /is that of prod, and not of dev[\s\S]*next: make secrets-apply ENV=prod/)
+      kubectl(['annotate', '--overwrite', 'secret', 'bodega', 'bodega.environment=dev'])
 
       await clone.sh('rotate', ['dev', 'jwt'])
       const jwt = await restartedBy()
