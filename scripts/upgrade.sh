@@ -34,8 +34,11 @@ unfinished() {
 
 if [ "${1:-}" = back ]; then
   docker image inspect "$app:$previous" "$edge:$previous" >/dev/null 2>&1 || die "there is no previous image here" "make upgrade keeps the one it replaces."
-  docker tag "$app:$previous" "$app:$version"
-  docker tag "$edge:$previous" "$edge:$version"
+  for image in "$app" "$edge"; do
+    # Those of a bundle have no other name, and the next upgrade takes them again.
+    [ ! -f .bundle ] || [ "$(id_of "$image:$version")" = "$(id_of "$image:$previous")" ] || docker tag "$image:$version" "$image:$version-bundled"
+    docker tag "$image:$previous" "$image:$version"
+  done
   # Older code runs on a newer schema: a migration only adds, and what it makes superfluous goes a version later.
   exec bash scripts/roll.sh
 fi
@@ -50,6 +53,11 @@ if [ -n "$registry" ]; then
   compose pull migrate edge || die "the images of $version cannot be pulled from $registry" "Nothing was changed."
 elif [ -f .bundle ]; then
   docker image inspect "$app:$version" "$edge:$version" >/dev/null 2>&1 || die "the images of $version are not here" "next: make unbundle FILE=bodega-….tar again, into another folder"
+  for image in "$app" "$edge"; do
+    [ -n "$(id_of "$image:$version-bundled")" ] || continue
+    [ "$(id_of "$image:$version")" != "$(id_of "$image:$previous")" ] || docker tag "$image:$version-bundled" "$image:$version"
+    docker rmi "$image:$version-bundled" >/dev/null
+  done
 else
   docker compose build || die "the images cannot be built" "Nothing was changed."
 fi

@@ -146,4 +146,19 @@ test('with nothing but the bundle and no network → the images as they were, an
   t.is(upgrade.code, 0, upgrade.all)
   t.regex(upgrade.all, /this shop runs/)
   t.is(await idsOf(names), ids)
+
+  // Back to what was there before, and on again: a bundle's images have no other place to come from.
+  for (const image of names.slice(0, 2)) {
+    const copy = `id=$(docker create ${image}) && docker commit -c 'LABEL before=yes' $id ${image}-previous && docker rm $id`
+    await run('sh', ['-c', copy])
+  }
+  const runs = async () =>
+    (await away(`cd ${folder} && docker inspect -f '{{.Image}}' $(docker compose ps -q orders)`)).out
+  const bundled = await runs()
+  const back = await away(`cd ${folder} && make -s rollback`)
+  t.is(back.code, 0, back.all)
+  t.not(await runs(), bundled)
+  t.is((await away(`cd ${folder} && make -s upgrade`)).code, 0)
+  t.is(await runs(), bundled)
+  t.is(await idsOf(names), ids)
 })
