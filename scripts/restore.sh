@@ -7,7 +7,10 @@ file=${1:-}
 [ -n "$file" ] || die "which backup?" "next: make restore FILE=backups/bodega-….tar"
 [ -r "$file" ] || die "$file cannot be read"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/bodega-restore.XXXXXX")
+# Beside the backup there is room for its size; /tmp may be in memory.
+beside=$(dirname "$file")
+[ -w "$beside" ] || beside=/tmp
+work=$(mktemp -d "${TMPDIR:-$beside}/.bodega-restore.XXXXXX")
 stopped=''
 leave() {
   local code=$?
@@ -30,7 +33,8 @@ trap 'exit 143' TERM
 refuse() { die "$file is refused: $1" "Nothing was changed." "${@:2}"; }
 tar -tf "$file" >"$work/list" 2>/dev/null || refuse "it is truncated, or no backup of this shop"
 [ "$(cat "$work/list")" = "$(printf '%s\n' "$manifest_part" "$database_part" "$objects_part")" ] || refuse "it is no backup of this shop"
-tar -C "$work" -xf "$file" 2>"$work/error" || refuse "it is truncated or damaged, tar says: $(head -1 "$work/error")"
+error=$(tar -C "$work" -xf "$file" 2>&1) || refuse "it cannot be unpacked, tar says: $(head -1 <<<"$error")" \
+  "next: where it says that no space is left, TMPDIR=… with a folder that has room for the whole; else another backup, this one is damaged"
 [ "$(head -1 "$work/$manifest_part")" = "$first_line" ] || refuse "its manifest is of another form"
 [ "$(tail -1 "$work/$manifest_part")" = end ] || refuse "its manifest is truncated"
 facts() { awk -v key="$1" '$1 == key { $1 = ""; sub(/^ /, ""); print }' "$work/$manifest_part"; }
