@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # backup.sh [DIRECTORY]: database, pictures and the fingerprint of the age identity in one file, while the shop goes on.
-# DIRECTORY is $BODEGA_BACKUPS or backups/; the newest $BODEGA_BACKUPS_KEEP (14) of this host's are kept.
+# DIRECTORY is $BODEGA_BACKUPS or backups/; the newest $BODEGA_BACKUPS_KEEP (14) of this host's are kept, for each shop that shares it.
 . "$(dirname "$0")/lib.sh"
 . scripts/parts.sh
 folder=${1:-$(setting BODEGA_BACKUPS backups)}
@@ -8,9 +8,12 @@ keep=$(setting BODEGA_BACKUPS_KEEP 14)
 [[ $keep =~ ^[1-9][0-9]*$ ]] || die "BODEGA_BACKUPS_KEEP is $keep, and must be a number from 1"
 mkdir -p "$folder" && [ -w "$folder" ] || die "$folder cannot be written" "next: give BODEGA_BACKUPS a directory that can be"
 exec 9<"$folder"
-! command -v flock >/dev/null || flock -n 9 || die "another backup into $folder is running"
+if command -v flock >/dev/null && ! flock -n 9; then
+  say "another backup into $folder is running: this one waits"
+  flock -w 600 9 || die "another backup into $folder has run for 10 minutes; no backup was made" "next: the same again, or another folder"
+fi
 
-name=bodega-$environment-$(date -u +%Y%m%dT%H%M%SZ)
+name=$(backup_name)-$(date -u +%Y%m%dT%H%M%SZ)
 work=$folder/.new
 rm -rf "$work"
 trap 'rm -rf "$work"; finish' EXIT
@@ -39,5 +42,5 @@ tar -C "$work" -cf "$work/whole" "$manifest_part" "$database_part" "$objects_par
 sync "$work/whole"
 mv "$work/whole" "$folder/$name.tar"
 
-find "$folder" -maxdepth 1 -name "bodega-$environment-[0-9]*T[0-9]*Z.tar" | sort -r | tail -n "+$((keep + 1))" | while read -r old; do rm -f "$old"; done
+backups_in "$folder" | tail -n "+$((keep + 1))" | while read -r old; do rm -f "$old"; done
 say "$folder/$name.tar: $(size "$folder/$name.tar") bytes, $(awk '$1 == "table" { n += $3 } END { print n + 0 }' "$work/$manifest_part") rows"

@@ -13,6 +13,13 @@ identities() {
   [ ! -r "$file" ] || ! command -v age-keygen >/dev/null || age-keygen -y "$file" 2>/dev/null | sed 's/^/identity /'
 }
 
+# The backups in a folder of a shop like this one, the newest first: several shops may share a folder.
+backups_in() {
+  local day='[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]' time='[0-9][0-9][0-9][0-9][0-9][0-9]'
+  [ ! -d "$1" ] || find "$1" -maxdepth 1 -name "$(backup_name)-${day}T${time}Z.tar" | sort -r
+}
+backup_name() { printf 'bodega-%s' "$environment${shop:+$([ "$shop" = bodega ] || printf '%s' "-$shop")}"; }
+
 # How each target runs what works inside: `inside database COMMAND`, by the server's own programs, and `objects export`
 # or `objects import`, the pictures as a tar, by the settings and secrets of the role that serves them; `prepare` before
 # and `finish` after; and for a restore how its servers and roles start and stop.
@@ -21,8 +28,10 @@ if [ "$target" = cluster ]; then
   environment=${ENV:-}
   [ -n "$environment" ] || die "which environment is the shop of the cluster?" "Backups are named, kept and refused by it." "next: the same with ENV=prod, or ENV=dev"
   . scripts/cluster.sh
+  shop=$space
 else
   environment=$(setting BODEGA_ENV dev)
+  shop=$(setting COMPOSE_PROJECT_NAME bodega)
   prepare() { :; }
   finish() { :; }
   # A container of its own, which goes with the command.

@@ -80,8 +80,7 @@ else
   if [ -n "$id" ]; then figures docker exec -i "$id" node - "${roles[@]}"; else say 'outbox         no role runs'; fi
   if has postgres && id=$(running postgres) && [ -n "$id" ]; then database docker exec "$id"; fi
 fi
-# A folder that is not there yet holds none.
-newest=$(find "$folder" -maxdepth 1 -name "bodega-$environment-[0-9]*T[0-9]*Z.tar" 2>/dev/null | sort | tail -1 || true)
+newest=$(backups_in "$folder" | awk 'NR == 1')
 if [ -n "$newest" ]; then
   age=$((($(date +%s) - $(date -r "$newest" +%s)) / 3600))
   say "last backup    $newest, $(du -h "$newest" | cut -f1), $age h ago$([ "$age" -le 26 ] || echo '  ← older than a day')"
