@@ -33,8 +33,9 @@ ENV NODE_ENV=production NODE_COMPILE_CACHE=/app/.compiled
 # rate at most. Huge pages, where the host lends them, take 3 % off a hash. The same in src/embedded/shop.ts.
 ENV NODE_OPTIONS="--max-semi-space-size=4 --v8-pool-size=1" MALLOC_ARENA_MAX=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 COPY --from=dependencies /app/node_modules node_modules
-COPY package.json ./
-COPY src src
+# The modes of a clone made under a umask of 077 are not for the user that runs.
+COPY --chmod=755 package.json ./
+COPY --chmod=755 src src
 # Compiled once here instead of at every start: the root is read-only then, and a start costs half. The cache is named
 # by the number of the user that made it, and is looked for by that of the user that runs.
 RUN node src/main.ts 2>/dev/null || node -e "Promise.all([...['auth', 'products', 'orders', 'notifications'].map((r) => import('/app/src/' + r + '/index.ts')), import('/app/src/table.ts').then((m) => m.table()), ...['process', 'migrate'].map((m) => import('/app/src/platform/' + m + '.ts'))]).then(() => require('node:module').flushCompileCache())" \
@@ -54,7 +55,7 @@ FROM ${NGINX_IMAGE} AS edge
 USER 0
 RUN rm -rf /usr/bin/apt* /usr/bin/dpkg* /usr/lib/apt /var/lib/apt /var/cache/apt
 COPY --from=docs /docs /edge/docs
-COPY src/edge /edge
+COPY --chmod=755 src/edge /edge
 ENV EDGE_DOCS=/edge/docs EDGE_DIR=/tmp/edge
 USER 10001:10001
 EXPOSE 8080

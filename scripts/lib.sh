@@ -5,6 +5,7 @@ set -euo pipefail
 umask 077
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/dotenv.sh
 
 # shellcheck disable=SC2034 # read by the commands
 roles=(auth products orders notifications)
@@ -29,7 +30,7 @@ compose() { docker compose --progress quiet "$@"; }
 # What a variable is for Compose: the environment first, then .env.
 setting() {
   local value=${!1:-}
-  [ -n "$value" ] || [ ! -f .env ] || value=$(sed -n "s/^$1=//p" .env | tail -1 | sed 's/^"\(.*\)"$/\1/; s/^'"'"'\(.*\)'"'"'$/\1/')
+  [ -n "$value" ] || value=$(from_dotenv "$1")
   printf '%s' "${value:-${2:-}}"
 }
 

@@ -6,6 +6,7 @@ set -euo pipefail
 umask 077
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/dotenv.sh
 
 template=secrets/template.yaml
 say() { printf '%s\n' "$*"; }
@@ -383,7 +384,6 @@ put_beside() {
   mv -f "$new" "$file"
 }
 
-from_dotenv() { [ ! -f .env ] || sed -n "s/^$1=//p" .env | tail -1 | sed 's/^"\(.*\)"$/\1/; s/^'"'"'\(.*\)'"'"'$/\1/'; }
 # This host runs an environment when .env says so.
 runs_here() { [ "$(from_dotenv BODEGA_ENV)" = "$env" ]; }
 # Sets plain to the directory of the unpacked files, chosen to `chosen` if it is not the default.
