@@ -66,8 +66,9 @@ export function best({ rolls }: Pick<Stage, 'rolls'>, part: PartName, fault: Fau
     if (!needed.includes(part) || fault === 'slow' || rollsOn) return 'all'
     // What auth signs is good for a minute, and what a role signs for the object store for 15, by the clock of who reads it.
     if (fault === 'ahead' || fault === 'behind') return isRole && kind !== 'reads' ? 'at once' : 'all'
-    // What only reads goes on, but for want of the edge's decision.
-    if (fault === 'full') return isDecided && (part === 'edge' || kind !== 'preferences') ? 'at once' : 'all'
+    // What only reads goes on, but for want of the edge's decision, and while SeaweedFS is started anew, which a full disk ends.
+    if (fault === 'full')
+      return part === 'objectstore' || (isDecided && (part === 'edge' || kind !== 'preferences')) ? 'at once' : 'all'
     return fault === 'freeze' ? 'none' : 'at once'
   })
 }
