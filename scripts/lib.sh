@@ -5,7 +5,7 @@ set -euo pipefail
 umask 077
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/dotenv.sh
+. scripts/shared.sh
 
 # shellcheck disable=SC2034 # read by the commands
 roles=(auth products orders notifications)

@@ -6,7 +6,7 @@ set -euo pipefail
 umask 077
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/dotenv.sh
+. scripts/shared.sh
 
 template=secrets/template.yaml
 say() { printf '%s\n' "$*"; }

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
+# What the commands of scripts/ and of secrets/ share; bash ≥ 3.2 and the tools of POSIX.
+
 # from_dotenv NAME: what .env says of a variable, read as Compose reads it: the last line counts, quotes are no part of the
-# value, and a comment behind it is none either. bash ≥ 3.2 and the tools of POSIX.
+# value, and a comment behind it is none either.
 from_dotenv() {
   [ -f .env ] || return 0
   tr -d '\r' <.env | sed -n "s/^$1=//p" | tail -1 |
