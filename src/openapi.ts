@@ -184,18 +184,51 @@ function queryOf({ query }: TableRow) {
   }))
 }
 
+const int = (description: string) => ({ type: 'integer', description })
+const listOf = (properties: object, required: string[], description: string) => ({
+  type: 'array',
+  items: { type: 'object', required, properties },
+  description,
+})
+/** What the problem of a code says beyond those of every problem. */
+const members: Record<string, object> = {
+  invalid_input: {
+    errors: listOf(
+      { field: { type: 'string' }, rule: { type: 'string' } },
+      ['field', 'rule'],
+      'Each field that is refused, and the rule it breaks.',
+    ),
+  },
+  out_of_stock: {
+    lines: listOf(
+      {
+        productId: { type: 'string', format: 'uuid' },
+        requested: int('What the order asks for.'),
+        available: int('What there is.'),
+        missing: { type: 'boolean', description: 'There is no such product.' },
+      },
+      ['productId', 'requested', 'available'],
+      'Each line that cannot be had.',
+    ),
+  },
+  price_changed: { total: int('What the order comes to now, in minor units.') },
+  stock_out_of_range: { available: int('The stock as it is.') },
+  wrong_state: { current: { type: 'string', description: 'The status that the order has.' } },
+  slow_down: { retryAfter: int('Seconds; not in an answer of the edge, which has the header alone.') },
+}
+
 const ofText = (description: string, example: string) => ({ description, schema: { type: 'string' }, example })
-const sent: Record<string, object> = {
+const sent = (path: string): Record<string, object> => ({
   ETag: ofText('The version, for If-Match and If-None-Match.', '"v1"'),
-  Location: ofText('Where it is now.', '/order/01935f2e-7c1a-7b3e-9d52-6f0a4c8b1e07'),
+  Location: ofText('Where it is now.', `${path}/${formats.uuid}`),
   'Product-Stock': ofText('What is left of it; no part of the version.', '12'),
   'Idempotent-Replayed': ofText('`true` where the key had its answer already.', 'true'),
   'Set-Cookie': ofText(
     'The refresh token, where it was asked for as a cookie.',
     `${refreshCookie}=…; HttpOnly; Secure`,
   ),
-  'Content-Range': ofText('Of a 206: which bytes these are.', 'bytes 0-1023/20480'),
-}
+  'Content-Range': ofText('Which bytes these are.', 'bytes 0-1023/20480'),
+})
 const goodAnswers: Record<string, string> = {
   200: 'As asked.',
   201: 'Made.',
@@ -214,7 +247,8 @@ function responses(row: TableRow, refusals: Map<string, object>) {
     const content = json
       ? { 'application/json': { schema: json, example: exampleOf(json, `the answer ${status} of ${where}`) } }
       : ['200', '206'].includes(status) && { [media]: { schema: media === 'text/html' ? { type: 'string' } : file } }
-    const headers = Object.fromEntries((row.sends ?? []).map((name) => [name, sent[name]]))
+    const names = (row.sends ?? []).filter((name) => name !== 'Content-Range' || status === '206')
+    const headers = Object.fromEntries(names.map((name) => [name, sent(row.path)[name]]))
     return [status, { description: goodAnswers[status], ...(row.sends && { headers }), ...(content && { content }) }]
   })
   const codes = new Map<string, Set<string>>()
@@ -263,7 +297,12 @@ const refusal = (status: string, codes: string[]) => ({
   ...headersOf(status, codes),
   content: {
     'application/problem+json': {
-      schema: { allOf: [{ $ref: '#/components/schemas/Problem' }, { properties: { code: { enum: codes } } }] },
+      schema: {
+        allOf: [
+          { $ref: '#/components/schemas/Problem' },
+          { properties: Object.assign({ code: { enum: codes } }, ...codes.map((code) => members[code])) },
+        ],
+      },
       example: {
         type: 'about:blank',
         title: STATUS_CODES[status],

@@ -96,6 +96,10 @@ withPython(
         for (const parameter of parameters)
           if (ids && parameter.in === 'path') parameter.schema = { type: 'string', enum: ids }
       }
+    // Here a problem has no members but those that the document tells.
+    type Refusal = { content: Record<string, { schema: object }> }
+    for (const { content } of Object.values(document.components.responses as Record<string, Refusal>))
+      for (const { schema } of Object.values(content)) Object.assign(schema, { unevaluatedProperties: false })
     const file = join(shop.dir, 'fuzzed.json')
     writeFileSync(file, JSON.stringify(document))
     writeFileSync(join(shop.dir, 'schemathesis.toml'), settings)
