@@ -215,6 +215,7 @@ export const routes = (deps: Deps): Route[] => [
     method: 'PUT',
     path: '/profile/avatar',
     access: 'user',
+    limit: 'picture',
     upload: true,
     summary: 'Set the avatar: a JPEG, PNG or WebP of at most 5 MiB. Its middle square is kept, in 512 and 128 pixels.',
     answers: { 200: schema.Profile },

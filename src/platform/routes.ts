@@ -57,7 +57,7 @@ export interface Route {
   /** Takes the refresh token from its cookie too. */
   cookie?: true
   /** Counts against a limit per address at the edge. */
-  limit?: 'sign-in' | 'mail'
+  limit?: 'sign-in' | 'mail' | 'picture'
   /** Roles call it among themselves; the edge never forwards it, and it is not in the table that /authz reads. */
   internal?: true
   /** What it returns is the JSON body; a string is JSON text already. */

@@ -45,10 +45,10 @@ export async function openOnCluster({
   const { k } = cluster
   const clocks = prepared ? openClocks(join(cluster.dir, 'clocks'), say) : undefined
   const through = (part: PartName) => `toxiproxy:${doorPorts[part]}`
-  const noLimits = ['EDGE_SIGN_IN_RATE', 'EDGE_MAIL_RATE', 'EDGE_SIGN_IN_BURST', 'EDGE_MAIL_BURST'].map((name) => ({
-    name,
-    value: name.endsWith('RATE') ? '1000r/s' : '1000',
-  }))
+  const noLimits = ['SIGN_IN', 'MAIL', 'PICTURE'].flatMap((what) => [
+    { name: `EDGE_${what}_RATE`, value: '1000r/s' },
+    { name: `EDGE_${what}_BURST`, value: '1000' },
+  ])
   const upstreams = roleNames.map((role) => ({ name: `${role.toUpperCase()}_UPSTREAM`, value: through(role) }))
   const edge = {
     apiVersion: 'apps/v1',

@@ -69,6 +69,7 @@ export async function openCompose({
   const [apiPort, doorPort] = [await freePort(), await freePort()]
   const edge = {
     ...{ EDGE_SIGN_IN_RATE: '1000r/s', EDGE_SIGN_IN_BURST: '1000', EDGE_MAIL_RATE: '1000r/s', EDGE_MAIL_BURST: '1000' },
+    ...{ EDGE_PICTURE_RATE: '1000r/s', EDGE_PICTURE_BURST: '1000' },
     ...(prepared ? Object.fromEntries(roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, through(role)])) : {}),
   }
   const services: Record<string, Service> = {

@@ -78,6 +78,7 @@ export async function openEmbedded(
         // All customers come from one address.
         ...{ EDGE_SIGN_IN_RATE: '1000r/s', EDGE_SIGN_IN_BURST: '1000' },
         ...{ EDGE_MAIL_RATE: '1000r/s', EDGE_MAIL_BURST: '1000' },
+        ...{ EDGE_PICTURE_RATE: '1000r/s', EDGE_PICTURE_BURST: '1000' },
       },
     }),
   )

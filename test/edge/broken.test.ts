@@ -1,11 +1,11 @@
 import { once } from 'node:events'
-import { type AddressInfo, connect, createServer } from 'node:net'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import test from 'ava'
 import { call } from '../../src/embedded/client.ts'
 import { eventually, startSecondEdge, useShop } from '../support/shop.ts'
 
 /** What the edge does with what breaks off: answers of a role that has done its work, and uploads. */
-const shop = useShop(test)
+const shop = useShop(test, { env: { TRUSTED_PROXIES: '127.0.0.1/32' } })
 
 /** A way to the role at `url`, on which the first bytes of the next answer cut the connection after `cut()`. */
 async function breakable(url: string) {
@@ -61,8 +61,10 @@ test.serial(
     t.is(change.status, 503)
     t.is(change.body.code, 'unavailable')
     t.is(await stock(), 17)
+    t.is((await ask('PUT', `/product/${id.toUpperCase()}/stock`, { change: 3 })).status, 503)
+    t.is(await stock(), 20)
     t.is((await call(edge.url, 'PUT', `/product/${id}/stock`, { token, body: { change: -7 } })).status, 200)
-    t.is(await stock(), 10)
+    t.is(await stock(), 13)
   },
 )
 
@@ -79,26 +81,39 @@ test.serial('a change of stock while its role is away → 503, and none of it is
 })
 
 test.serial(
-  'as many uploads as the edge has room for, none of which ends → one more is refused at once, and nothing else is',
+  'as many uploads as an address may have, and as the edge has room for, none of which ends → one more is refused at once, and nothing else is',
   async (t) => {
     t.timeout(60_000)
     const { token } = await shop.user()
     const { hostname, port } = new URL(shop.url)
     const head = `PUT /profile/avatar HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer ${token}\r\nContent-Type: image/png\r\n`
-    const clients = Array.from({ length: 45 }, () => {
-      const client = connect(Number(port), hostname).on('error', () => undefined)
-      client.write(`${head}Content-Length: 5000000\r\n\r\nPNG`)
-      return client
-    })
-    const upload = () =>
-      shop.call('PUT', '/profile/avatar', { token, body: 'PNG', headers: { 'Content-Type': 'image/png' } })
-    await eventually('five are refused', async () => clients.filter(({ bytesRead }) => bytesRead > 0).length === 5)
-    const refused = await upload()
+    const clients: Socket[] = []
+    const begin = (count: number, address: string) => {
+      for (let i = 0; i < count; i++) {
+        const client = connect(Number(port), hostname).on('error', () => undefined)
+        client.write(`${head}X-Forwarded-For: ${address}\r\nContent-Length: 5000000\r\n\r\nPNG`)
+        clients.push(client)
+      }
+    }
+    const refusals = (count: number) =>
+      eventually(`${count} are refused`, async () => clients.filter(({ bytesRead }) => bytesRead > 0).length === count)
+    const upload = (address: string) => {
+      const headers = { 'Content-Type': 'image/png', 'X-Forwarded-For': address }
+      return shop.call('PUT', '/profile/avatar', { token, body: 'PNG', headers })
+    }
+    begin(9, '192.0.2.1')
+    await refusals(1)
+    t.is((await upload('192.0.2.1')).status, 503)
+    t.is((await upload('192.0.2.2')).status, 415)
+    for (const n of [2, 3, 4, 5]) begin(8, `192.0.2.${n}`)
+    begin(4, '192.0.2.6')
+    await refusals(5)
+    const refused = await upload('192.0.2.7')
     t.is(refused.status, 503)
     t.is(refused.body.code, 'unavailable')
     t.true(Number(refused.headers['retry-after']) > 0)
     t.is((await shop.call('GET', '/profile', { token })).status, 200)
     for (const client of clients) client.destroy()
-    await eventually('uploads go on', async () => (await upload()).status !== 503)
+    await eventually('uploads go on', async () => (await upload('192.0.2.7')).status !== 503)
   },
 )

@@ -1,9 +1,14 @@
 import test from 'ava'
+import { jpeg } from '../objects/corpus.ts'
 import { eventually, useShop } from '../support/shop.ts'
 
-// Two sign-ins and one mail of a burst, and hardly any more: what a client may do in a moment.
-const limits = { EDGE_SIGN_IN_RATE: '1r/m', EDGE_SIGN_IN_BURST: '2', EDGE_MAIL_RATE: '1r/m', EDGE_MAIL_BURST: '1' }
-const shop = useShop(test, { roles: ['auth'], env: { ...limits, TRUSTED_PROXIES: '127.0.0.1/32' } })
+// Two sign-ins, one mail and one picture of a burst, and hardly any more: what a client may do in a moment.
+const limits = {
+  ...{ EDGE_SIGN_IN_RATE: '1r/m', EDGE_SIGN_IN_BURST: '2' },
+  ...{ EDGE_MAIL_RATE: '1r/m', EDGE_MAIL_BURST: '1' },
+  ...{ EDGE_PICTURE_RATE: '1r/m', EDGE_PICTURE_BURST: '1' },
+}
+const shop = useShop(test, { env: { ...limits, TRUSTED_PROXIES: '127.0.0.1/32' } })
 
 const from = (address: string) => ({ 'X-Forwarded-For': address })
 const signIn = (address: string, email = 'someone@example.org') =>
@@ -37,6 +42,21 @@ test('mails asked for by one address beyond its limit, on whatever path → 429;
     statuses.push((await askForMail('192.0.2.3', path)).status)
   t.deepEqual(statuses, [202, 202, 429])
   t.is((await askForMail('192.0.2.4', '/auth/password/forgot')).status, 202)
+})
+
+test('pictures of users from one address beyond its limit → 429; of products, and from another address, they go on', async (t) => {
+  const { token } = await shop.admin()
+  const body = await jpeg(40, 40)
+  const headers = { 'Content-Type': 'image/jpeg', 'If-Match': '*' }
+  const put = async (path: string, address: string) =>
+    (await shop.call('PUT', path, { token, body, headers: { ...headers, ...from(address) } })).status
+  const statuses = []
+  for (let i = 0; i < 3; i++) statuses.push(await put('/profile/avatar', '192.0.2.5'))
+  t.deepEqual(statuses, [200, 200, 429])
+  t.is(await put('/profile/avatar', '192.0.2.6'), 200)
+  const facts = { sku: 'LIMIT', name: 'Thing', category: 'things', price: 100, currency: 'EUR' }
+  const { id } = (await shop.call('POST', '/product', { token, body: facts })).body
+  for (let i = 0; i < 3; i++) t.is(await put(`/product/${id}/image`, '192.0.2.5'), 200)
 })
 
 // Serial, so that it has the role for itself.

@@ -129,6 +129,8 @@ const noLimits = {
   EDGE_SIGN_IN_BURST: '1000',
   EDGE_MAIL_RATE: '1000r/s',
   EDGE_MAIL_BURST: '1000',
+  EDGE_PICTURE_RATE: '1000r/s',
+  EDGE_PICTURE_BURST: '1000',
 }
 
 function withUsers(shop: Shop): TestShop {
