@@ -74,8 +74,13 @@ export async function resendVerification({ db, relay, config }: Deps, email: str
   relay.wake()
 }
 
-/** Verifies an address by the link's token or the code. Throws 400 `bad_token` or `bad_code`. */
-export async function verify({ db, relay, config }: Deps, input: { token: string } | { email: string; code: string }) {
+/** Verifies an address by the link's token or the code. Throws 400 `bad_token` or `bad_code`, or 429. */
+export async function verify(
+  { db, relay, config }: Deps,
+  input: { token: string } | { email: string; code: string },
+  ip: string,
+) {
+  if ('code' in input) await slowDownCodes(db, ip)
   const done = await db.knex.transaction(async (trx) => {
     const userId =
       'token' in input
@@ -87,12 +92,16 @@ export async function verify({ db, relay, config }: Deps, input: { token: string
   })
   relay.wake()
   if (done) return
-  throw 'token' in input
-    ? problem.badRequest(
-        'bad_token',
-        'The link was used, replaced by a newer one, or is older than 24 hours; ask for a new one.',
-      )
-    : problem.badRequest('bad_code', 'The code is wrong, used or too old, or was tried five times; ask for a new one.')
+  if ('token' in input)
+    throw problem.badRequest(
+      'bad_token',
+      'The link was used, replaced by a newer one, or is older than 24 hours; ask for a new one.',
+    )
+  await store.noteFailure(db.knex, codeKey(ip))
+  throw problem.badRequest(
+    'bad_code',
+    'The code is wrong, used or too old, or was tried five times; ask for a new one.',
+  )
 }
 
 /** Whether the address was not verified before. */
@@ -120,6 +129,8 @@ async function codeOwner(
 }
 
 const failureKey = (email: string, ip: string) => sha256(`${email}|${networkOf(ip)}`)
+/** Of wrong codes at any account: of a million one is right, so that five tries at each of many accounts would find some. */
+const codeKey = (ip: string) => sha256(`code|${networkOf(ip)}`)
 /** Whoever has an address of IPv6 has the 2^64 of its network: its first four groups stand for it. */
 function networkOf(ip: string) {
   if (!isIPv6(ip)) return ip
@@ -145,7 +156,7 @@ export async function loginByPassword(
   const key = failureKey(email, ip)
   const [hasFailed, user] = await Promise.all([slowDown(db, key), store.accountOf(db, email)])
   if (!(await checkPassword(password, user?.password_hash)) || !user) {
-    await failed(db, key, { userId: user?.id, ip, detail: { by: 'password' } })
+    await failed(db, [key], { userId: user?.id, ip, detail: { by: 'password' } })
     throw badCredentials()
   }
   if (hasFailed) await store.forgetFailures(db.knex, key)
@@ -183,7 +194,7 @@ export async function loginByCode(
   ip: string,
 ): Promise<store.UserRow> {
   const key = failureKey(email, ip)
-  await slowDown(db, key)
+  await Promise.all([slowDown(db, key), slowDownCodes(db, ip)])
   const user = await db.knex.transaction(async (trx) => {
     const userId = await codeOwner(trx, config, 'login', email, code)
     if (!userId) return undefined
@@ -192,22 +203,24 @@ export async function loginByCode(
   })
   relay.wake()
   if (user) return user
-  await failed(db, key, { userId: (await store.accountOf(db, email))?.id, ip, detail: { by: 'code' } })
+  await failed(db, [key, codeKey(ip)], { userId: (await store.accountOf(db, email))?.id, ip, detail: { by: 'code' } })
   throw badCredentials()
 }
 
-const failed = (db: Db, key: Buffer, entry: Omit<store.Entry, 'event'>) =>
+const failed = (db: Db, keys: Buffer[], entry: Omit<store.Entry, 'event'>) =>
   db.knex.transaction(async (trx) => {
-    await store.noteFailure(trx, key)
+    for (const key of keys) await store.noteFailure(trx, key)
     await store.note(trx, { event: 'login.failed', ...entry })
   })
 
 /** Whether a failure is known. Throws 429 where it is too early to try again. */
-async function slowDown(db: Db, key: Buffer): Promise<boolean> {
-  const seconds = await store.secondsToWait(db, key)
+async function slowDown(db: Db, key: Buffer, free = 5): Promise<boolean> {
+  const seconds = await store.secondsToWait(db, key, free)
   if (seconds) throw problem.slowDown(seconds)
   return seconds !== undefined
 }
+/** A network, which may be an office's, mistypes more often than one of its people. */
+const slowDownCodes = (db: Db, ip: string) => slowDown(db, codeKey(ip), 20)
 
 export const badCredentials = () =>
   problem.unauthenticated('bad_credentials', 'The address and the password or code do not match.')

@@ -50,8 +50,8 @@ export const routes = (deps: Deps): Route[] => [
     body: schema.Verify,
     answers: { 200: schema.Verified },
     problems: ['400 bad_token', '400 bad_code'],
-    async handle({ body }) {
-      await evened(accounts.verify(deps, body))
+    async handle({ ctx, body }) {
+      await evened(accounts.verify(deps, body, address(ctx)))
       return { status: 'verified' }
     },
   }),

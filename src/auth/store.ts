@@ -276,18 +276,18 @@ const revokedText = {
 export const revokedSince = (db: Db, seconds: number) => db.run<{ id: string }>(revokedText, [seconds])
 
 /**
- * Seconds until this account may be tried again from this address: after five failures in 15 min, 1, 2, 4 … 60 s.
- * Undefined where nothing is known of a failure.
+ * Seconds until what the key stands for may be tried again: after `free` failures in 15 min, 1, 2, 4 … 60 s. Undefined
+ * where nothing is known of a failure.
  */
-export async function secondsToWait(db: Db, key: Buffer): Promise<number | undefined> {
-  const [row] = await db.run<{ wait: number }>(waiting, [key])
+export async function secondsToWait(db: Db, key: Buffer, free: number): Promise<number | undefined> {
+  const [row] = await db.run<{ wait: number }>(waiting, [key, free])
   return row && Math.max(0, row.wait)
 }
 const waiting: Statement = {
   name: 'seconds_to_wait',
   text: `
-    select case when failures >= 5 and began_at > now() - interval '15 minutes'
-      then ceil(extract(epoch from last_at - now()) + least(60, 2 ^ least(failures - 5, 6)))::int else 0 end as wait
+    select case when failures >= $2::int and began_at > now() - interval '15 minutes'
+      then ceil(extract(epoch from last_at - now()) + least(60, 2 ^ least(failures - $2::int, 6)))::int else 0 end as wait
     from auth.login_failure where key = $1`,
 }
 

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import test from 'ava'
-import type { Answer } from '../../src/embedded/client.ts'
+import { type Answer, codeIn } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { useShop } from '../support/shop.ts'
 
@@ -62,6 +62,27 @@ test.serial(
     await query(shop.databaseUrl, `update auth.login_failure set last_at = now() - interval '61 seconds'`)
     t.is((await login(user.email, user.password, from)).status, 200, 'never locked out')
     t.is((await login(user.email, 'wrong', from)).status, 401, 'and it counts anew')
+  },
+)
+
+test.serial(
+  'wrong codes of ever more accounts from one network → slowed down after 20; nothing else is, nor anyone elsewhere',
+  async (t) => {
+    const from = newClient()
+    const user = await shop.user()
+    const guess = (path: string) => post(path, { email: newAddress(), code: '000000' }, from)
+    for (let i = 0; i < 10; i++)
+      t.deepEqual([(await guess('/auth/login')).status, (await guess('/auth/verify')).status], [401, 400])
+    await lengthen()
+    await post('/auth/login', { email: user.email })
+    const code = codeIn(await shop.mailTo(user.email, { subject: /code/i, fits: (m) => !m.text.includes('token=') }))
+    for (const path of ['/auth/login', '/auth/verify']) {
+      const slowed = await post(path, { email: user.email, code }, from)
+      t.like(slowed, { status: 429, body: { code: 'slow_down' } }, path)
+      t.is(slowed.headers['retry-after'], String(slowed.body.retryAfter))
+    }
+    t.is((await login(user.email, user.password, from)).status, 200, 'by password, from the same network')
+    t.is((await post('/auth/login', { email: user.email, code })).status, 200, 'by code, from elsewhere')
   },
 )
 
