@@ -189,5 +189,13 @@ export const toEntry = (row: AuditRow): z.output<typeof AuditEntry> => ({
   ip: row.ip,
   detail: row.detail,
 })
-/** The part of a user that every event for a mail carries. */
-export const toRecipient = (u: UserRow) => ({ userId: u.id, email: u.email, name: u.name, locale: u.locale })
+/**
+ * The part of a user that every event for a mail carries. No name before the address is verified: whoever registers a
+ * stranger's address must not get words of their own into the stranger's inbox.
+ */
+export const toRecipient = ({ id, email, name, locale, email_verified_at }: UserRow) => ({
+  userId: id,
+  email,
+  name: email_verified_at ? name : '',
+  locale,
+})

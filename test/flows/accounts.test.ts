@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import jwt from 'jsonwebtoken'
 import pg from 'pg'
-import { codeIn } from '../../src/embedded/client.ts'
+import { codeIn, type MailMessage } from '../../src/embedded/client.ts'
 import { eventually, useShop } from '../support/shop.ts'
 
 const shop = useShop(test)
@@ -89,6 +89,29 @@ test('the sixth mail of a day → not sent', async (t) => {
     [email],
   )
   t.is(rows[0].sent_count, 5)
+})
+
+test('register a stranger’s address by a name → the name is in no mail until the address is verified, and then it is', async (t) => {
+  const email = newAddress()
+  const name = 'You have won, see evil.example'
+  await register(email, { name })
+  await register(email, { name })
+  await shop.call('POST', '/auth/password/forgot', { body: { email } })
+  await shop.call('POST', '/auth/login', { body: { email } })
+  const [, , , code] = await Promise.all(
+    [/confirm/i, /already/i, /password/i, /code/i].map((subject) => shop.mailTo(email, { subject })),
+  )
+  const mails = await shop.mailsTo(email)
+  t.is(mails.length, 4)
+  for (const mail of mails) t.false(JSON.stringify(mail).includes('evil'), mail.subject)
+  t.is((await shop.call('POST', '/auth/login', { body: { email, code: codeIn(code as MailMessage) } })).status, 200)
+  const known = () =>
+    database.query('select 1 from notifications.recipient where email = $1 and name = $2', [email, name])
+  await eventually('notifications knows the name', async () => (await known()).rowCount === 1)
+  await coolDown(email)
+  await shop.call('POST', '/auth/password/forgot', { body: { email } })
+  const greeted = await shop.mailTo(email, { subject: /password/i, fits: (m) => m.text.includes(name) })
+  t.regex(greeted.text, /^Hello You have won/)
 })
 
 test('register a taken address → the same answer, and a mail that says so to its owner', async (t) => {
