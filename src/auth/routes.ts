@@ -136,7 +136,7 @@ export const routes = (deps: Deps): Route[] => [
     path: '/auth/password/forgot',
     access: 'public',
     limit: 'mail',
-    summary: 'Mail a link to set a new password.',
+    summary: 'Mail a link to set a new password: after 60 s at the earliest, and after five of a day one an hour.',
     body: schema.Address,
     answers: { 202: schema.Accepted },
     async handle({ ctx, body }) {

@@ -32,7 +32,10 @@ export const avatarOf = ({ avatar_large, avatar_small }: UserRow): Picture | nul
   avatar_large && avatar_small ? { large: avatar_large, small: avatar_small } : null
 
 export type Purpose = 'verify' | 'login' | 'reset' | 'notice'
-/** Mails of one purpose in 24 h; codes to log in with are asked for on purpose and more often. */
+/**
+ * Mails of one purpose in 24 h; codes to log in with are asked for on purpose and more often. Of a reset one an hour comes
+ * after them: its link is good for that long, so that no stranger can ask until the owner has none.
+ */
 const mailsADay: Record<Purpose, number> = { verify: 5, login: 20, reset: 5, notice: 5 }
 
 export const userByEmail = (knex: Knex, email: string): Promise<UserRow | undefined> =>
@@ -148,7 +151,8 @@ export async function issue(
        sent_count = case when v.day_began_at < now() - interval '1 day' then 1 else v.sent_count + 1 end,
        day_began_at = case when v.day_began_at < now() - interval '1 day' then now() else v.day_began_at end
      where v.sent_at < now() - interval '60 seconds'
-       and (v.day_began_at < now() - interval '1 day' or v.sent_count < ?)`,
+       and (v.day_began_at < now() - interval '1 day' or v.sent_count < ?
+         or v.purpose = 'reset' and v.sent_at < now() - interval '1 hour')`,
     [userId, purpose, linkHash ?? null, purpose, codeHash ?? null, mailsADay[purpose]],
   )
   return rowCount > 0

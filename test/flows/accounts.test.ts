@@ -91,6 +91,26 @@ test('the sixth mail of a day → not sent', async (t) => {
   t.is(rows[0].sent_count, 5)
 })
 
+test('mails of new passwords beyond the day’s five, whoever asks → one an hour, so that a good link is always there', async (t) => {
+  const user = await shop.user()
+  const forgot = async (age: string) => {
+    await database.query(
+      `update auth.verification set sent_at = now() - $2::interval where user_id = $1 and purpose = 'reset'`,
+      [user.id, age],
+    )
+    await shop.call('POST', '/auth/password/forgot', { body: { email: user.email } })
+    const { rows } = await database.query(
+      `select sent_count from auth.verification where user_id = $1 and purpose = 'reset'`,
+      [user.id],
+    )
+    return rows[0].sent_count
+  }
+  for (let i = 1; i <= 5; i++) t.is(await forgot('61 seconds'), i)
+  t.is(await forgot('59 minutes'), 5)
+  t.is(await forgot('61 minutes'), 6)
+  t.is(await forgot('59 minutes'), 6)
+})
+
 test('register a stranger’s address by a name → the name is in no mail until the address is verified, and then it is', async (t) => {
   const email = newAddress()
   const name = 'You have won, see evil.example'
