@@ -38,6 +38,7 @@ export function newClone(from?: { dir: string }) {
     for (const name of ['.sops.yaml', '.gitignore', '.gitleaks.toml', 'Makefile'])
       cpSync(join(root, name), join(dir, name))
     mkdirSync(join(dir, 'secrets'))
+    cpSync(join(root, 'scripts/shared.sh'), join(dir, 'scripts/shared.sh'))
     for (const name of readdirSync(join(root, 'secrets')))
       if (/\.sh$|^template\.yaml$/.test(name)) cpSync(join(root, 'secrets', name), join(dir, 'secrets', name))
     git('init', '-q')
