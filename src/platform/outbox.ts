@@ -29,6 +29,8 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
   let closing = false
   let rouse = () => {}
   let awake = false
+  // Nothing rouses it then: where the bus refuses at once, each event appended would be another try.
+  let failing = false
   measureOutbox(db, schema)
 
   const move = () =>
@@ -52,7 +54,7 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
 
   const loop = async () => {
     for (let pause = 1000; !closing; ) {
-      if (!awake)
+      if (!awake || failing)
         await new Promise<void>((resolve) => {
           // Spread over replicas, which would otherwise poll together.
           const timer = setTimeout(resolve, pause * (0.8 + Math.random() * 0.4))
@@ -65,9 +67,11 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
       try {
         if (bus.connected()) while ((await move()) === batch && !closing);
         pause = 1000
+        failing = false
         await sleep(rest)
       } catch (err) {
         pause = Math.min(pause * 2, 10_000)
+        failing = true
         log.warn({ err, schema, retryMs: pause }, 'outbox not moved')
       }
     }
@@ -76,7 +80,7 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
   return {
     wake() {
       awake = true
-      rouse()
+      if (!failing) rouse()
     },
     async [Symbol.asyncDispose]() {
       closing = true

@@ -1,11 +1,12 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import anyTest, { type TestFn } from 'ava'
+import { stream } from '../../src/events.ts'
 import { eventually } from '../support/shop.ts'
 import { useOrders } from './orders.ts'
 
 const test = anyTest as TestFn
-const { shop, order, product, customer, eventsOf } = useOrders(test)
+const { shop, order, product, customer, eventsOf, onBus } = useOrders(test)
 
 test.serial('NATS away → orders go on and the role stays ready; NATS back → every event once', async (t) => {
   const user = customer()
@@ -36,6 +37,31 @@ test.serial('role started while NATS is away → ready, takes orders, tells them
   await eventually('the event', async () => (await eventsOf(user)).length === 1)
 })
 
+/** Lines of the role's log with a text, from byte `from` of the log on. */
+const linesWith = (text: string, from: number) =>
+  readFileSync(shop.roles.orders.log)
+    .subarray(from)
+    .toString()
+    .split('\n')
+    .filter((line) => line.includes(text))
+const logged = () => readFileSync(shop.roles.orders.log).length
+
+test.serial('NATS refuses what is told → it is asked again after pauses, and has all once it takes it', async (t) => {
+  const user = customer()
+  const body = { items: [{ productId: await product({ stock: 50 }), quantity: 1 }] }
+  const takes = (max_msg_size: number) =>
+    onBus(async (nc) => (await nc.jetstreamManager()).streams.update(stream, { max_msg_size }))
+  const from = logged()
+  const refused = () => linesWith('outbox not moved', from).length
+  await takes(10)
+  await order(user, body)
+  await eventually('it is refused', async () => refused() > 0)
+  for (let i = 0; i < 30; i++) await order(user, body)
+  t.true(refused() <= 3, `${refused()} times`)
+  await takes(-1)
+  await eventually('every event', async () => (await eventsOf(user)).length === 31)
+})
+
 /** Changes the password that the bus knows of the role, and answers with the one before; a reload or a restart reads it. */
 function rotate(password: string) {
   const file = join(shop.dir, 'nats', 'conf', 'nats.vars')
@@ -45,14 +71,7 @@ function rotate(password: string) {
   return line.exec(vars)?.[1] as string
 }
 /** When the role's log told of a refused login, in milliseconds, from byte `from` of the log on. */
-const refusals = (from: number) =>
-  readFileSync(shop.roles.orders.log)
-    .subarray(from)
-    .toString()
-    .split('\n')
-    .filter((line) => line.includes('bus login refused'))
-    .map((line) => Date.parse(JSON.parse(line).time))
-const logged = () => readFileSync(shop.roles.orders.log).length
+const refusals = (from: number) => linesWith('bus login refused', from).map((line) => Date.parse(JSON.parse(line).time))
 
 test.serial(
   'role started with a password that the bus does not know yet → ready, takes orders, says why it waits, tells them once it is known',

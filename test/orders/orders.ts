@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { TestFn } from 'ava'
-import { connect } from 'nats'
+import { connect, type NatsConnection } from 'nats'
 import { type Answer, call } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { events, type Subject, stream } from '../../src/events.ts'
@@ -32,10 +32,20 @@ export function useOrders(test: TestFn) {
       body,
       headers: { 'X-Auth-Assertion': assert(user, secret('orders', 'ASSERTION_KEY')), ...headers },
     })
+  async function onBus<T>(work: (nc: NatsConnection) => Promise<T>) {
+    const { host, username, password } = new URL(secret('migrate', 'NATS_BROKER_URL'))
+    const nc = await connect({ servers: host, user: username, pass: password, inboxPrefix: '_INBOX.migrate' })
+    try {
+      return await work(nc)
+    } finally {
+      await nc.close()
+    }
+  }
   return {
     shop,
     sql,
     as,
+    onBus,
     customer: () => person(),
     staff: () => person('staff'),
     /** A live product; its id. */
@@ -64,10 +74,8 @@ export function useOrders(test: TestFn) {
     loginAs: (role: 'orders' | 'notifications', text: string, ...values: unknown[]) =>
       query(secret(role, 'DATABASE_URL'), text, values),
     /** All events about a user's orders that are in the stream by now, oldest first, each as the contract describes it. */
-    async eventsOf(user: User): Promise<Event[]> {
-      const { host, username, password } = new URL(secret('migrate', 'NATS_BROKER_URL'))
-      const nc = await connect({ servers: host, user: username, pass: password, inboxPrefix: '_INBOX.migrate' })
-      try {
+    eventsOf: (user: User) =>
+      onBus(async (nc) => {
         const jsm = await nc.jetstreamManager()
         const { state } = await jsm.streams.info(stream)
         const found: Event[] = []
@@ -78,9 +86,6 @@ export function useOrders(test: TestFn) {
           if ('userId' in data && data.userId === user.id) found.push({ subject, data })
         }
         return found
-      } finally {
-        await nc.close()
-      }
-    },
+      }),
   }
 }
