@@ -14,7 +14,7 @@ import {
 } from 'nats'
 import { Counter, Gauge } from 'prom-client'
 import { type Consumer, consumers, stream } from '../events.ts'
-import type { Config, Role } from './config.ts'
+import { type Config, ConfigError, type Role } from './config.ts'
 import type { Logger } from './log.ts'
 import { asked, registry } from './metrics.ts'
 
@@ -138,13 +138,26 @@ function reconnectDelay(wait: () => number) {
   }
 }
 
+const mebibyte = 1024 ** 2
+
 /** Makes or updates the streams and consumers; only `migrate` calls it. */
-export async function makeStreams(nc: NatsConnection, replicas: number) {
+export async function makeStreams(
+  nc: NatsConnection,
+  { NATS_REPLICAS: replicas, NATS_STREAM_SIZE: size }: Pick<Config<'migrate'>, 'NATS_REPLICAS' | 'NATS_STREAM_SIZE'>,
+) {
   const jsm = await nc.jetstreamManager()
-  const common = { storage: StorageType.File, retention: RetentionPolicy.Limits, num_replicas: replicas }
+  const common = { storage: StorageType.File, retention: RetentionPolicy.Limits, num_replicas: Number(replicas) }
   const week = nanos(7 * 24 * 3600 * 1000)
   const streams: Partial<StreamConfig>[] = [
-    { ...common, name: stream, subjects: ['msg.>'], max_age: week, duplicate_window: nanos(120_000) },
+    {
+      ...common,
+      name: stream,
+      subjects: ['msg.>'],
+      max_age: week,
+      // What was handled long ago makes room: a server whose store is full takes no event until some are a week old.
+      max_bytes: size * mebibyte,
+      duplicate_window: nanos(120_000),
+    },
     // What a consumer gave up: the server's advisories, with the reason, each naming its message by number.
     {
       ...common,
@@ -154,6 +167,7 @@ export async function makeStreams(nc: NatsConnection, replicas: number) {
         `$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.${stream}.*`,
       ],
       max_age: nanos(30 * 24 * 3600 * 1000),
+      max_bytes: 256 * mebibyte,
     },
   ]
   for (const config of streams) {
@@ -161,8 +175,15 @@ export async function makeStreams(nc: NatsConnection, replicas: number) {
       () => true,
       () => false,
     )
-    if (exists) await jsm.streams.update(config.name as string, config)
-    else await jsm.streams.add({ ...config, discard: 'old' as DiscardPolicy })
+    const made = exists
+      ? jsm.streams.update(config.name as string, config)
+      : jsm.streams.add({ ...config, discard: 'old' as DiscardPolicy })
+    await made.catch((error) => {
+      if (!/storage|resource|max bytes/.test(error.message)) throw error
+      throw new ConfigError('migrate', [
+        `NATS_STREAM_SIZE is ${size}, and NATS has no room to reserve that many MiB and 256 more (${error.message}): set it lower, or give NATS a larger store (max_file_store)`,
+      ])
+    })
   }
   for (const [name, c] of Object.entries(consumers)) {
     const changeable: Partial<ConsumerConfig> = {

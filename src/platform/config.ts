@@ -206,6 +206,12 @@ export const settings = {
   NATS_PASSWORD: credential('Password of the bus', withMigrate),
   NATS_CA: { type: pem, for: withMigrate, optional: true, help: 'Authority of the bus; makes TLS required.' },
   NATS_REPLICAS: { type: choice('1', '3'), for: ['migrate'], default: '1', help: 'Copies of each stream.' },
+  NATS_STREAM_SIZE: {
+    type: { ...wholeNumber(16, 1_000_000, 'MiB'), example: '1024' },
+    for: ['migrate'],
+    default: '6144',
+    help: 'Space that the bus reserves for events, beside 256 MiB for dead letters; the oldest make room for new ones.',
+  },
   PUBLIC_URL: {
     type: url(['http:', 'https:'], 'https://shop.example.org'),
     for: everyRole,

@@ -33,11 +33,13 @@ export async function migrate(c: Config<'migrate'>) {
   } finally {
     await client.end()
   }
-  const bus = openBus({ name: 'migrate', c, log, givesUp: true })
+  await using bus = openBus({ name: 'migrate', c, log, givesUp: true })
   const nagging = setInterval(() => bus.connected() || log.warn('waiting for the bus'), 2000)
-  await makeStreams(await bus.connection, Number(c.NATS_REPLICAS))
-  clearInterval(nagging)
-  await bus[Symbol.asyncDispose]()
+  try {
+    await makeStreams(await bus.connection, c)
+  } finally {
+    clearInterval(nagging)
+  }
   log.info('database and bus are up to date')
   log.flush()
 }

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { AckPolicy, connect, type NatsConnection, nanos } from 'nats'
@@ -57,11 +57,13 @@ test.serial(
         num_replicas: 1,
         duplicate_window: nanos(120_000),
         max_age: nanos(7 * day),
+        max_bytes: 6144 * 1024 ** 2,
+        discard: 'old',
       },
     )
     t.like(
       streams.find(({ name }) => name === 'dlq'),
-      { storage: 'file', max_age: nanos(30 * day) },
+      { storage: 'file', max_age: nanos(30 * day), max_bytes: 256 * 1024 ** 2, discard: 'old' },
     )
     t.deepEqual(durables.map(({ durable_name }) => durable_name).sort(), Object.keys(consumers).sort())
     for (const { ack_policy, deliver_subject } of durables) {
@@ -73,6 +75,36 @@ test.serial(
     t.deepEqual(await configuration(), { streams, durables })
   },
 )
+
+const size = (mebibytes: string) => writeFileSync(join(shop.secretsDir('migrate'), 'NATS_STREAM_SIZE'), mebibytes)
+
+test.serial(
+  'more events than there is room for → what was handled long ago goes, and publishing goes on',
+  async (t) => {
+    size('16')
+    await shop.run('migrate', 'main.ts', 'migrate')
+    const nc = await connectAs('migrate')
+    t.teardown(() => nc.close())
+    const event = JSON.stringify('x'.repeat(900_000))
+    const seqs: number[] = []
+    for (let i = 0; i < 40; i++) seqs.push((await nc.jetstream().publish('msg.user.changed', event)).seq)
+    const { state } = await (await nc.jetstreamManager()).streams.info('messages')
+    t.true(state.bytes <= 16 * 1024 ** 2, `${state.bytes} bytes`)
+    t.true(state.first_seq > Number(seqs[0]))
+    t.is(seqs.at(-1), state.last_seq)
+  },
+)
+
+test.serial('more than NATS has room for → migrate ends with the setting, the rule and what to do', async (t) => {
+  size('9000')
+  const error = await t.throwsAsync(shop.run('migrate', 'main.ts', 'migrate'))
+  t.regex(
+    error?.message ?? '',
+    /NATS_STREAM_SIZE is 9000, and NATS has no room .*set it lower, or give NATS a larger store/,
+  )
+  size('6144')
+  await shop.run('migrate', 'main.ts', 'migrate')
+})
 
 const own: Record<Role, string[]> = {
   auth: ['msg.user.registered'],
