@@ -30,8 +30,13 @@ interface MailerOptions {
   log: Logger
 }
 
-/** Milliseconds without a word of the server after which a mail is given up: content filters take some seconds. */
+/** Milliseconds without a word of the server after which it is given up. */
 const silence = 20_000
+/**
+ * Where it has all of a mail: content filters take their time, and who hangs up meanwhile sends again what the server has.
+ * RFC 5321 (4.5.3.2.6) asks for 10 minutes; each mail keeps one of our connections for as long.
+ */
+const verdict = 5 * 60_000
 /** Connections at most, and so mails at once: 10 send as much as 20 (measured), and public servers allow about as many. */
 const connections = 10
 
@@ -45,6 +50,8 @@ export function openMailer({ c, stopping, log }: MailerOptions): Mailer {
     connections,
     connectTimeout: c.CONN_TIMEOUT,
     silence,
+    verdict,
+    stopping,
     log,
   })
   const gate = openGate('mail server', { probe: () => smtp.probe(), stopping, log })
@@ -85,6 +92,9 @@ function judge(error: SmtpError): Error {
   // A reply to MAIL FROM judges the sender, the same for every mail; only 552 there means the size of this one.
   const aboutSender = command === 'MAIL FROM' && responseCode !== 552
   const aboutServer = [421, 454, 530, 535, 538].includes(responseCode) || /^4\d\d[ -]4\.3\./.test(response)
+  // It may have it: sent again without end, it would come without end.
+  if (error.unanswered)
+    return new Error('the mail server has the mail, and did not say that it takes it', { cause: error })
   if (aboutMail && responseCode === 0) return new Permanent(error.message)
   if (!aboutMail || aboutSender || aboutServer) return new ServerFault(reason, { cause: error })
   if (responseCode >= 500 && responseCode !== 503) return new Permanent(reason)

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream'
 import SMTPConnection from 'nodemailer/lib/smtp-connection'
 import type { Logger } from '../platform/log.ts'
 
@@ -6,6 +7,8 @@ export interface SmtpError extends Error {
   command?: string
   response?: string
   responseCode?: number
+  /** The server has all of the mail, and never said whether it takes it. */
+  unanswered?: true
 }
 
 export interface SmtpPool extends AsyncDisposable {
@@ -24,10 +27,14 @@ interface PoolOptions {
   hostname: string
   /** Most connections at once. */
   connections: number
-  /** Milliseconds to connect, with TLS and greeting. */
+  /** Milliseconds to connect. */
   connectTimeout: number
-  /** Milliseconds of silence after which the server is given up. */
+  /** Milliseconds of silence after which the server is given up; the greeting comes within them. */
   silence: number
+  /** As many, where the server has all of a mail and has not said yet whether it takes it. */
+  verdict: number
+  /** From then on the verdict is waited for no longer than any other word. */
+  stopping: AbortSignal
   log: Logger
 }
 
@@ -35,7 +42,8 @@ interface PoolOptions {
  * Keeps connections of nodemailer's SMTP client, opened when first used. Its own pool and message streams cost twice the
  * processor time a mail, and hide a fault behind retries; here every fault reaches the mail that met it, at once.
  */
-export function openSmtp({ url, ca, hostname, connections, connectTimeout, silence, log }: PoolOptions): SmtpPool {
+export function openSmtp(o: PoolOptions): SmtpPool {
+  const { url, ca, hostname, connections, connectTimeout, silence, verdict, stopping, log } = o
   const server = new URL(url)
   const auth = server.username
     ? { user: decodeURIComponent(server.username), pass: decodeURIComponent(server.password) }
@@ -49,8 +57,9 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
     requireTLS: ca !== undefined && !secure,
     tls: ca ? { ca } : undefined,
     name: hostname,
-    connectionTimeout: connectTimeout,
-    greetingTimeout: connectTimeout,
+    // Of all up to the greeting, before which some servers pause to see who talks too early.
+    connectionTimeout: silence,
+    greetingTimeout: silence,
     dnsTimeout: connectTimeout,
     socketTimeout: silence,
   }
@@ -65,6 +74,9 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
         reject(error)
         connection.close()
       }
+      const late = () =>
+        connection.stage === 'init' && fail(Object.assign(new Error('Connection timeout'), { code: 'ETIMEDOUT' }))
+      setTimeout(late, connectTimeout).unref()
       // A fault while a mail is under way reaches its sender too; one of an idle connection is nobody's.
       connection.on('error', (err) => {
         log.debug({ err }, 'mail connection fault')
@@ -102,8 +114,33 @@ export function openSmtp({ url, ca, hostname, connections, connectTimeout, silen
         else resolve()
       })
     })
-  const transmit = (connection: SMTPConnection, envelope: { from: string; to: string[] }, message: Buffer) =>
-    ask(connection, (done) => connection.send({ ...envelope, size: message.length }, message, done))
+  const transmit = async (connection: SMTPConnection, envelope: { from: string; to: string[] }, message: Buffer) => {
+    let asked = false
+    // The client has no setting of it.
+    const bear = (ms: number) => {
+      if (connection._socket) connection._socket.setTimeout(ms)
+    }
+    const hurry = () => bear(silence)
+    const data = new Readable({
+      // Called once the server wants the data.
+      read() {
+        asked = true
+        if (!stopping.aborted) bear(verdict)
+        this.push(message)
+        this.push(null)
+      },
+    })
+    stopping.addEventListener('abort', hurry)
+    try {
+      await ask(connection, (done) => connection.send({ ...envelope, size: message.length }, data, done))
+    } catch (error) {
+      if (asked && (error as SmtpError).code === 'ETIMEDOUT') (error as SmtpError).unanswered = true
+      throw error
+    } finally {
+      stopping.removeEventListener('abort', hurry)
+      bear(silence)
+    }
+  }
   const reset = (connection: SMTPConnection) =>
     ask(connection, (done) => connection.reset(done)).then(
       () => true,

@@ -3,11 +3,16 @@ import { createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { headers } from 'nats'
+import { openSmtp } from '../../src/notifications/smtp.ts'
+import { openLog } from '../../src/platform/log.ts'
 import { eventually } from '../support/shop.ts'
 import { messageId, orderOf, person, restSchedules, usePost, zoneAt } from './post.ts'
 
 // One role and one mail server for all, and each test breaks them: they run one after the other.
+/** Milliseconds until the mail server greets. */
+let greeting = 0
 const { shop, sink, sql, onBus, publish, tell, mailOf, settled, waiting, deadLetters, metric } = usePost(test, {
+  smtp: { onConnect: (_session, done) => void setTimeout(done, greeting) },
   shop: { ownPostgres: true },
 })
 
@@ -177,13 +182,47 @@ test.serial('connection reset after the data of a digest → it is lost, and nev
   await sql('truncate auth.user cascade')
 })
 
-test.serial('a mail server that is slow → the mail is taken once', async (t) => {
-  // Beyond a sign of life (10 s), within the longest silence that is borne (20 s).
-  sink.pause = () => sleep(15_000)
-  const id = await tell('msg.user.password_changed', person('en'))
-  await mailOf(id, 30_000)
-  await settled()
-  t.is(copiesOf(id), 1)
+test.serial(
+  'a mail server that is slow to greet, and to answer a mail that it has → the mail comes once',
+  async (t) => {
+    // No connection stands that was greeted before.
+    await sink.down()
+    await sink.up()
+    // Beyond the time to connect (3 s).
+    greeting = 5000
+    let came = 0
+    // Beyond a sign of life (10 s), and the silence that is borne elsewhere (20 s).
+    sink.pause = () => {
+      came++
+      return sleep(25_000)
+    }
+    const id = await tell('msg.user.password_changed', person('en'))
+    await mailOf(id, 50_000)
+    greeting = 0
+    await settled()
+    t.is(came, 1)
+    t.is(copiesOf(id), 1)
+  },
+)
+
+test.serial('a mail server that never answers a mail that it has → the mail is told from a server away', async (t) => {
+  await using smtp = openSmtp({
+    url: sink.url,
+    hostname: 'shop.example.org',
+    connections: 1,
+    connectTimeout: 3000,
+    silence: 20_000,
+    verdict: 500,
+    stopping: new AbortController().signal,
+    log: openLog('silent', {}),
+  })
+  const envelope = { from: 'mail@example.org', to: ['ada@example.org'] }
+  const answer = Promise.withResolvers<void>()
+  sink.pause = () => answer.promise
+  const fault = await smtp.send(envelope, Buffer.from('Subject: one\r\n\r\none\r\n')).catch((error) => error)
+  t.like(fault, { code: 'ETIMEDOUT', unanswered: true })
+  answer.resolve()
+  await t.notThrowsAsync(smtp.send(envelope, Buffer.from('Subject: two\r\n\r\ntwo\r\n')))
 })
 
 test.serial('a mail waits for a connection longer than its claim, delivered again → sent once', async (t) => {
@@ -227,7 +266,7 @@ test.serial('a mail server that takes connections and says nothing → the mail 
   silent.on('connection', (socket) => sockets.add(socket.on('error', () => {})))
   const held = await metric('mails_total', { result: 'held' })
   const id = await tell('msg.user.password_changed', person('en'))
-  await eventually('it is held', async () => (await metric('mails_total', { result: 'held' })) > held)
+  await eventually('it is held', async () => (await metric('mails_total', { result: 'held' })) > held, 30_000)
   for (const socket of sockets) socket.destroy()
   await new Promise((resolve) => silent.close(resolve))
   await sink.up()
