@@ -13,7 +13,7 @@ type Work = () => Promise<Record<string, unknown>>
 export interface Coordinator extends AsyncDisposable {
   /** What node-cron asks before each tick; its keys are `<job>:<slot as ISO 8601>`. */
   ticks: RunCoordinator
-  /** True where this replica may run `job` at `slot`: nobody has, or whoever began it died. */
+  /** True where this replica may run `job` at `slot`: nobody has, or whoever began it died, and it runs here at no other slot. */
   claim(job: string, slot: Date): Promise<boolean>
   /** Runs what was claimed, keeps its claim while it lasts, and enters the outcome in the ledger. Never throws. */
   run(job: string, slot: Date, work: Work): Promise<void>
@@ -62,6 +62,8 @@ export async function whileClaimed<T>({ db, log, job, slot, owner }: Run, work: 
 export function openCoordinator({ db, stopping, log }: { db: Db; stopping: AbortSignal; log: Logger }): Coordinator {
   const owner = randomUUID()
   const inHand = new Set<Promise<unknown>>()
+  // One may wait for the mail server through many slots, each of which would begin the same work beside it.
+  const running = new Set<string>()
   const kept = <T>(work: Promise<T>) => {
     inHand.add(work)
     void work.catch(() => undefined).finally(() => inHand.delete(work))
@@ -69,6 +71,7 @@ export function openCoordinator({ db, stopping, log }: { db: Db; stopping: Abort
   }
 
   async function carryOut(job: string, slot: Date, work: Work) {
+    running.add(job)
     const began = performance.now()
     let outcome: { result?: unknown; error?: string }
     try {
@@ -83,10 +86,11 @@ export function openCoordinator({ db, stopping, log }: { db: Db; stopping: Abort
     durations.observe({ job }, (performance.now() - began) / 1000)
     // Where this fails the run is taken over once its lease is over: work must bear being done twice.
     await finishRun(db, job, slot, owner, outcome).catch((err) => log.error({ err, job, slot }, 'outcome not entered'))
+    running.delete(job)
   }
 
   const claim = (job: string, slot: Date) =>
-    stopping.aborted ? Promise.resolve(false) : kept(claimRun(db, job, slot, owner, lease))
+    stopping.aborted || running.has(job) ? Promise.resolve(false) : kept(claimRun(db, job, slot, owner, lease))
   return {
     claim,
     run: (job, slot, work) => kept(carryOut(job, slot, work)),

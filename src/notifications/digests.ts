@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import type { Db } from '../platform/db.ts'
 import type { Tools } from './schedules.ts'
 import { beginDigest, digestOf, digestReaders, openSubscription, timeOfDigest } from './store.ts'
 
@@ -27,6 +28,15 @@ export function dueDay(timeZone: string, now: Date): string | undefined {
   return Number(time.slice(0, 2)) >= hour ? day : undefined
 }
 
+/** The digest that is due for a user now, where they want it. */
+async function dueFor(db: Db, userId: string, timeZone: string) {
+  const day = dueDay(timeZone, new Date())
+  const time = day && (await timeOfDigest(db, userId, day))
+  if (!time) return undefined
+  const { wanted, token } = await openSubscription(db, userId, 'digest')
+  return wanted ? { day, time, token } : undefined
+}
+
 /**
  * Sends the digests that are due, each at most once: what is begun is never begun again, since nobody can tell whether a
  * mail without an answer went out. While the mail server is down it waits, and begins nothing.
@@ -35,13 +45,13 @@ export async function sendDigests({ db, mailer, composer, publicUrl, stopping, l
   let mails = 0
   for (const { timeZone, ...reader } of await digestReaders(db)) {
     if (stopping.aborted) break
-    const day = dueDay(timeZone, new Date())
-    const time = day && (await timeOfDigest(db, reader.userId, day))
-    if (!time) continue
-    const { wanted, token } = await openSubscription(db, reader.userId, 'digest')
-    if (!wanted) continue
-    const told = await digestOf(db, time.since, time.until)
+    if (!(await dueFor(db, reader.userId, timeZone))) continue
     await mailer.ready()
+    // Again: days may have passed.
+    const due = await dueFor(db, reader.userId, timeZone)
+    if (!due) continue
+    const { day, time, token } = due
+    const told = await digestOf(db, time.since, time.until)
     if (!(await beginDigest(db, reader.userId, day, time.until))) continue
     if (told.placed.length === 0 && told.toShip === 0 && told.low.count === 0) continue
     const digest = { ...told, since: time.since, timeZone }

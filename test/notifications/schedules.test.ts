@@ -3,9 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { query } from '../../src/embedded/postgres.ts'
 import { eventually, startReplica } from '../support/shop.ts'
-import { usePost } from './post.ts'
+import { usePost, zoneAt } from './post.ts'
 
-const { shop, sql, secret, metric } = usePost(test)
+const { shop, sink, sql, secret, metric } = usePost(test)
 
 const names = ['expire-orders', 'remind-unpaid']
 const minute = 60_000
@@ -225,6 +225,30 @@ test.serial('a stop in the middle of a run → waits for its end', async (t) => 
   await stopped
   t.deepEqual((await run('expire-orders', slot)).result, { orders: 0 })
   await shop.roles.notifications.restart()
+})
+
+test.serial('a run that waits for the mail server → the same job is not begun beside it', async (t) => {
+  await shop.roles.notifications.stop()
+  await sql('delete from notifications.cron_run')
+  await sql(
+    `insert into auth.user (id, email, name, locale, time_zone, roles, email_verified_at)
+     values (gen_random_uuid(), 'staff@example.org', '', 'en', $1, '{staff}', now())`,
+    zoneAt(12),
+  )
+  await sink.down()
+  await shop.roles.notifications.restart()
+  const runs = (job: string) => sql('select slot, finished_at from notifications.cron_run where job = $1', job)
+  const [begun] = await eventually('the run is begun', async () => {
+    const rows = await runs('send-digests')
+    return rows.length > 0 && rows
+  })
+  t.is(begun.finished_at, null)
+  await eventually('the other jobs have run', async () => (await runs('purge')).length > 0)
+  // As if the next slot had come: the look for missed runs takes the jobs in turn, this one before the purge.
+  await sql(`delete from notifications.cron_run where job in ('send-digests', 'purge')`)
+  await eventually('missed runs are looked for', async () => (await runs('purge')).length > 0, 45_000)
+  t.deepEqual(await runs('send-digests'), [])
+  await sink.up()
 })
 
 test.serial('the login of notifications → may call its functions of orders and nothing else there', async (t) => {
