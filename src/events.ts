@@ -65,7 +65,8 @@ export const events = {
   'msg.order.paid': order,
   'msg.order.shipped': order,
   'msg.order.delivered': order,
-  'msg.order.cancelled': order,
+  // `paid`: whether it had been; a publisher of the version before leaves it out.
+  'msg.order.cancelled': order.extend({ paid: z.boolean().optional() }),
   'msg.order.expired': order,
   'msg.order.unpaid': order,
   'msg.order.feedback_due': order,

@@ -2,7 +2,8 @@ import { v7 as uuid } from 'uuid'
 import { ConfigError, config } from '../platform/config.ts'
 import { openDb } from '../platform/db.ts'
 import { openLog } from '../platform/log.ts'
-import { Address } from './schema.ts'
+import { append } from '../platform/outbox.ts'
+import { Address, toRecipient } from './schema.ts'
 import * as store from './store.ts'
 
 /**
@@ -35,7 +36,14 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
     const roles = [...new Set([...user.roles, 'admin'])]
     const detail = { from: user.roles, to: roles, by: 'command' }
     await store.note(trx, { event: 'roles.changed', userId: user.id, detail })
-    return { made: await store.setRoles(trx, user.id, roles), unproven }
+    await store.setRoles(trx, user.id, roles)
+    // Whoever writes to the user knows nothing of an account made here; the change of nothing says when.
+    const made = await store.changeProfile(trx, user.id, {})
+    if (made) {
+      const told = { ...toRecipient(made), timeZone: made.time_zone, at: made.changed_at }
+      await append(trx, 'auth', 'msg.user.changed', told)
+    }
+    return { made, unproven }
   })
   const way = unproven
     ? 'The address was not verified, so no password counts. Log in by a code: POST /auth/login {"email"}; then set one by POST /auth/password/forgot'

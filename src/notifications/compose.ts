@@ -25,7 +25,7 @@ export const topics: { [K in Kind]?: Topic } = {
 }
 
 type Recipient = Payload<'msg.user.verified'>
-type Order = Payload<'msg.order.placed'>
+type Order = Payload<'msg.order.cancelled'>
 
 type Cart = Payload<'msg.order.cart_abandoned'>
 
@@ -142,6 +142,7 @@ export async function openComposer({ publicUrl, from }: { publicUrl: string; fro
       has,
       url: draft.template === 'link' ? publicUrl + draft.path : undefined,
       code: 'code' in draft ? draft.code : undefined,
+      note: isOrder ? text(draft.kind === 'order_cancelled' && draft.order.paid ? 'notePaid' : 'note') : undefined,
       order: isOrder ? orderValues(draft.order, formatsOf(draft.locale)) : undefined,
       lines: draft.template === 'cart' ? cartLines(draft.cart, formatsOf(draft.locale)) : undefined,
       digest: draft.template === 'digest' ? digestValues(draft.digest, formatsOf(draft.locale), fill) : undefined,

@@ -5,14 +5,16 @@ import { type Message, NotYet, Permanent } from '../platform/bus.ts'
 import { batched, type Db, outOfReach } from '../platform/db.ts'
 import type { Logger } from '../platform/log.ts'
 import { registry } from '../platform/metrics.ts'
-import { type Composer, type Draft, drafts, topics } from './compose.ts'
+import { type Composer, type Draft, drafts, type Kind, topics } from './compose.ts'
 import { openGate } from './gate.ts'
 import { type Mailer, ServerFault } from './mailer.ts'
 import type { Mail } from './mime.ts'
 import {
   awaitsPayment,
   type Claimant,
+  cartWaits,
   claimMails,
+  hasPassed,
   markMailsSent,
   openSubscription,
   type Recipient,
@@ -32,7 +34,7 @@ interface Deps {
 
 const mails = new Counter({
   name: 'mails_total',
-  help: 'Mails by kind and result: sent, repeated (had been sent), unwanted, obsolete (a reminder to pay what is paid or over), unknown (no address), held (mail server down), deferred, refused',
+  help: 'Mails by kind and result: sent, repeated (had been sent), unwanted, obsolete (a reminder to pay what is paid or over, or of a cart that changed; a code or link that ran out), unknown (no address), held (mail server down), deferred, refused',
   labelNames: ['kind', 'result'],
   registers: [registry],
 })
@@ -43,6 +45,9 @@ const stageOf: { [S in Subject]?: Stage } = {
   'msg.user.verified': 'verified',
   'msg.user.changed': 'changed',
 }
+
+/** Milliseconds that what a mail carries can be used, where that is all it is for. */
+const validity: { [K in Kind]?: number } = { login_code: 10 * 60_000, password_reset: 60 * 60_000 }
 
 /** Milliseconds between signs of life while a mail waits: the bus delivers again after 30 s without one, a claim ends after 25 s. */
 const beat = 10_000
@@ -95,19 +100,26 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
     }
   }
 
+  async function isObsolete(draft: Draft, { told }: Message) {
+    if (draft.kind === 'order_unpaid') return !(await stored(() => awaitsPayment(db, draft.order.orderId)))
+    if (draft.kind === 'cart_abandoned') return !(await stored(() => cartWaits(db, draft.userId)))
+    const valid = validity[draft.kind]
+    // The database's clock decides, as it does where the code is tried; ours may be ahead, and only spares the question.
+    return valid !== undefined && Date.now() - told.getTime() > valid && stored(() => hasPassed(db, told, valid))
+  }
+
   async function send(draft: Draft, message: Message) {
     const { kind, userId } = draft
     const claimant = { id: message.id, kind, owner: randomUUID(), userId }
     let mail: Mail | undefined
     const topic = topics[kind]
-    const subscription = topic && (await stored(() => openSubscription(db, userId, topic)))
-    if (subscription && !subscription.wanted) return 'unwanted'
     const acceptedBefore = mailer.accepted()
     for (let faults = 0; ; ) {
       await mailer.gate.pass()
-      // It may have waited long for the mail server.
-      if (draft.kind === 'order_unpaid' && !(await stored(() => awaitsPayment(db, draft.order.orderId))))
-        return 'obsolete'
+      // Behind the gate: it may have waited long for the mail server.
+      const subscription = topic && (await stored(() => openSubscription(db, userId, topic)))
+      if (subscription && !subscription.wanted) return 'unwanted'
+      if (await isObsolete(draft, message)) return 'obsolete'
       const claim = await stored(() => claimMail(claimant))
       if (claim.sent) return 'repeated'
       // Another delivery of this message has it in hand, or had when it died: a claim that nobody prolongs ends within 25 s.

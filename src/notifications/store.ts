@@ -189,6 +189,19 @@ export async function awaitsPayment(db: Db, orderId: string) {
   const { rows } = await db.knex.raw('select orders.awaits_payment(?) as awaits', [orderId])
   return rows[0].awaits as boolean
 }
+/** Whether a cart is still as its owner was to be reminded of it. */
+export async function cartWaits(db: Db, userId: string) {
+  const { rows } = await db.knex.raw('select orders.cart_waits(?) as waits', [userId])
+  return rows[0].waits as boolean
+}
+/** Whether a moment is longer ago than so many milliseconds. */
+export async function hasPassed(db: Db, moment: Date, ms: number) {
+  const { rows } = await db.knex.raw(`select now() > ?::timestamptz + ? * interval '1 millisecond' as passed`, [
+    moment,
+    ms,
+  ])
+  return rows[0].passed as boolean
+}
 /** Tells of carts that nobody touches any more. */
 export const remindCarts = job('orders.remind_carts')
 /** Has buyers asked how it was. */

@@ -205,6 +205,8 @@ export interface Message {
   /** The event's id, the same for every delivery of it. */
   id: string
   subject: string
+  /** When the stream took the event; of one replayed, the first time. */
+  told: Date
   data: unknown
   /** Which delivery this is, from 1. */
   delivery: number
@@ -215,6 +217,9 @@ export interface Message {
 /** The id of a message's event: replayed from the dead letters it is the first one's, and the stream has another. */
 export const idOf = (headers: MsgHdrs | undefined, seq: number) =>
   headers?.get('Event-Id') || headers?.get('Nats-Msg-Id') || `${stream}:${seq}`
+
+/** When the stream took a message's event. */
+export const timeOf = (headers: MsgHdrs | undefined, time: Date) => new Date(headers?.get('Event-Time') || time)
 
 /** Thrown by a handler whose message can never succeed: it is terminated, and its reason goes to the dead letters. */
 export class Permanent extends Error {
@@ -263,7 +268,8 @@ export function consume(
       } catch {
         throw new Permanent('the payload is not JSON')
       }
-      await handle({ id, subject: m.subject, data, delivery, working: () => m.working() })
+      const told = timeOf(m.headers, new Date(m.info.timestampNanos / 1e6))
+      await handle({ id, subject: m.subject, told, data, delivery, working: () => m.working() })
       m.ack()
       handled.inc({ consumer: durable, result: 'ack' })
     } catch (err) {

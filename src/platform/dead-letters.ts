@@ -1,7 +1,7 @@
 import { headers, type JetStreamManager, type NatsConnection, type StoredMsg } from 'nats'
 import { z } from 'zod'
 import { stream } from '../events.ts'
-import { idOf, openBus } from './bus.ts'
+import { idOf, openBus, timeOf } from './bus.ts'
 import { ConfigError, config } from './config.ts'
 import { openLog } from './log.ts'
 
@@ -62,7 +62,7 @@ async function readLetters(nc: NatsConnection, jsm: JetStreamManager): Promise<L
   return letters
 }
 
-/** The message of a letter; undefined where the stream has it no more: it keeps messages for 7 days, and letters for 30. */
+/** The message of a letter; undefined where the stream has it no more: it keeps messages for 7 days at most, and letters for 30. */
 const messageOf = (jsm: JetStreamManager, letter: Letter): Promise<StoredMsg | undefined> =>
   jsm.streams.getMessage(stream, { seq: letter.stream_seq }).catch((error) => {
     if (error.api_error?.code === 404) return undefined
@@ -85,7 +85,7 @@ async function end(nc: NatsConnection, jsm: JetStreamManager, letter: Letter, ve
   if (verb === 'show') return show(letter, message)
   if (verb === 'replay') {
     if (!message) {
-      process.stderr.write(`${letter.number}: the stream has its message no more; it keeps them for 7 days\n`)
+      process.stderr.write(`${letter.number}: the stream has its message no more; it keeps them for 7 days at most\n`)
       process.exitCode = 1
       return
     }
@@ -96,13 +96,14 @@ async function end(nc: NatsConnection, jsm: JetStreamManager, letter: Letter, ve
 }
 
 /**
- * Under the event's own id, so that a mail which went out after all goes out no more; the stream, which would take that
- * for a duplicate within 2 minutes, gets an id of the letter.
+ * Under the event's own id, so that a mail which went out after all goes out no more, and with its time, by which a code has
+ * run out; the stream, which would take that id for a duplicate within 2 minutes, gets one of the letter.
  */
 async function replay(nc: NatsConnection, letter: Letter, message: StoredMsg) {
   const id = idOf(message.header, letter.stream_seq)
   const carried = headers()
   carried.set('Event-Id', id)
+  carried.set('Event-Time', timeOf(message.header, message.time).toISOString())
   await nc.jetstream().publish(message.subject, message.data, {
     msgID: `${id}.${letter.number}`,
     headers: carried,
@@ -114,7 +115,7 @@ function show(letter: Letter, message: StoredMsg | undefined) {
   print(`letter      ${letter.number}, of ${letter.timestamp}`)
   print(`consumer    ${letter.consumer}, after ${letter.deliveries} deliveries`)
   print(`reason      ${letter.reason}`)
-  if (!message) return print('message     gone; the stream keeps messages for 7 days')
+  if (!message) return print('message     gone; the stream keeps messages for 7 days at most')
   print(`message     ${message.subject}, of ${message.time.toISOString()}`)
   print(`event       ${idOf(message.header, letter.stream_seq)}`)
   print(readable(message.string()))

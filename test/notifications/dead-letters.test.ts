@@ -44,8 +44,37 @@ test.serial(
     await settled()
     t.is(copiesOf(id), 1)
     t.is(await dlq(), 'There are no dead letters.\n')
+    // By which the code runs out, however late it is replayed.
+    const { last, first } = await onBus(async (nc) => {
+      const { streams } = await nc.jetstreamManager()
+      const last = await streams.getMessage(stream, { last_by_subj: 'msg.user.login_code_requested' })
+      return { last, first: await streams.getMessage(stream, { seq: last.seq - 1 }) }
+    })
+    t.is(last.header.get('Event-Time'), first.time.toISOString())
   },
 )
+
+test.serial('a code of 11 minutes, a link of 61 → not sent; a link of 59 is', async (t) => {
+  const ages = [
+    ['msg.user.login_code_requested', 11],
+    ['msg.user.password_reset_requested', 61],
+    ['msg.user.password_reset_requested', 59],
+  ] as const
+  const ids = await onBus((nc) =>
+    Promise.all(
+      ages.map(async ([subject, minutes]) => {
+        const id = randomUUID()
+        const carried = headers()
+        carried.set('Event-Time', new Date(Date.now() - minutes * 60_000).toISOString())
+        const data = JSON.stringify({ ...person('en'), code: '012345', token: 'a-token_of-43-characters' })
+        await nc.jetstream().publish(subject, data, { msgID: id, headers: carried })
+        return id
+      }),
+    ),
+  )
+  await settled()
+  t.deepEqual(ids.map(copiesOf), [0, 0, 1])
+})
 
 test.serial('an error at every delivery → given up after maxDeliver of them, with the last reason', async (t) => {
   await onBus(async (nc) => (await nc.jetstreamManager()).consumers.update(stream, 'mailer', { max_deliver: 3 }))

@@ -104,6 +104,13 @@ for (const locale of ['en-GB', 'de-AT', 'hi'])
           'insert into orders.order (id, user_id, email, currency, total) values ($1, $2, $3, $4, $5)',
           ...[order.orderId, user.userId, user.email, order.currency, order.total],
         )
+      if (subject === 'msg.order.cart_abandoned') {
+        await sql('insert into orders.cart (user_id, reminded_version) values ($1, 1)', user.userId)
+        await sql(
+          'insert into orders.cart_item (user_id, product_id, quantity) values ($1, gen_random_uuid(), 1)',
+          user.userId,
+        )
+      }
       const lines = order.lines.map((line) => ({ ...line, currency: 'EUR' }))
       const payload = subject.startsWith('msg.order')
         ? { ...order, lines }
@@ -135,6 +142,19 @@ for (const locale of ['en-GB', 'de-AT', 'hi'])
       }
       t.is(sink.taken.filter((other) => other.messageId === mail.messageId).length, 1)
     })
+
+test('an order cancelled that had been paid → the mail says that the money comes back; of another it does not', async (t) => {
+  const back = { en: 'paid back', de: 'zurückgezahlt', hi: 'लौटा दी' }
+  for (const [locale, words] of Object.entries(back)) {
+    const user = person(locale)
+    await tell('msg.user.changed', { ...user, timeZone: 'UTC' })
+    await settled()
+    for (const paid of [true, false]) {
+      const mail = await mailOf(await tell('msg.order.cancelled', { ...orderOf(user), paid }))
+      for (const body of [mail.html || '', mail.text ?? '']) t.is(body.includes(words), paid)
+    }
+  }
+})
 
 test('registered → the mail has the link, which the page of auth opens, and the code', async (t) => {
   const id = await tell('msg.user.registered', { ...person('en'), ...secrets, timeZone: 'UTC' })

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import test from 'ava'
+import { codeIn } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { dueDay } from '../../src/notifications/digests.ts'
 import { eventually, type TestUser, useShop } from '../support/shop.ts'
@@ -147,6 +148,49 @@ test.serial(
   },
 )
 
+test.serial(
+  'the cart ordered, or the wish gone, while the reminder waited for the mail server → no reminder',
+  async (t) => {
+    const [orders, declines] = [await shop.user(), await shop.user()]
+    for (const buyer of [orders, declines]) {
+      await fill(buyer, (await product(9)).id)
+      await age(buyer, 5)
+    }
+    await shop.mail.stop()
+    t.is(await job('remind-carts'), 'remind-carts: {"carts":2}\n')
+    const held = async () => {
+      const text = await (await fetch(shop.roles.notifications.metricsUrl)).text()
+      return /mails_total\{kind="cart_abandoned",result="held"\} [1-9]/.test(text)
+    }
+    await eventually('they are held', held)
+    const placed = await shop.call('POST', '/order', {
+      token: orders.token,
+      body: {},
+      headers: { 'Idempotency-Key': randomUUID() },
+    })
+    t.is(placed.status, 201)
+    const wanted = { cart: false, payment: true, feedback: true, digest: true }
+    await shop.call('PUT', '/notification/preferences', { token: declines.token, body: wanted })
+    await shop.mail.restart()
+    await shop.mailTo(orders.email, { subject: /received/ })
+    for (const buyer of [orders, declines]) t.is((await mails(buyer, /cart/)).length, 0)
+  },
+)
+
+test.serial('an account by make admin → its owner is known, and gets the mails that one gets', async (t) => {
+  const email = `${randomUUID()}@example.org`
+  await shop.run('auth', 'commands.ts', 'admin', email)
+  await shop.call('POST', '/auth/login', { body: { email } })
+  const code = codeIn(await shop.mailTo(email, { subject: /sign-in code/ }))
+  const { accessToken: token } = (await shop.call('POST', '/auth/login', { body: { email, code } })).body
+  const { id } = (await shop.call('GET', '/profile', { token })).body
+  const owner = { id, token, email, password: '', refreshToken: '' }
+  await fill(owner, (await product(9)).id)
+  await age(owner, 5)
+  await job('remind-carts')
+  t.is((await mails(owner, /cart/)).length, 1)
+})
+
 test.serial('a week after the delivery → asked once how it was; not before, and not long after', async (t) => {
   const [young, due, old] = await Promise.all([1, 2, 3].map(async () => order(customer, (await product(9)).id)))
   for (const id of [young, due, old])
@@ -205,18 +249,22 @@ test.serial(
   },
 )
 
-test.serial('a mail server that is down → the digest waits, and is sent once when it is back', async (t) => {
-  const reader = await shop.staff()
-  await shop.call('PATCH', '/profile', { token: reader.token, body: { timeZone: zoneAt(10) } })
-  await shop.mail.stop()
-  const running = job('send-digests')
-  t.is(await Promise.race([running, new Promise((resolve) => setTimeout(resolve, 2000, 'waits'))]), 'waits')
-  t.is((await sql('select from notifications.digest where user_id = $1', reader.id)).length, 0)
-  await shop.mail.restart()
-  await running
-  await shop.mailTo(reader.email, { subject: /digest/ })
-  t.is(await job('send-digests'), 'send-digests: {"mails":0}\n')
-})
+test.serial(
+  'a mail server that is down → the digest waits, and is sent once when it is back, as things are then',
+  async (t) => {
+    const reader = await shop.staff()
+    await shop.call('PATCH', '/profile', { token: reader.token, body: { timeZone: zoneAt(10) } })
+    await shop.mail.stop()
+    const running = job('send-digests')
+    t.is(await Promise.race([running, new Promise((resolve) => setTimeout(resolve, 2000, 'waits'))]), 'waits')
+    t.is((await sql('select from notifications.digest where user_id = $1', reader.id)).length, 0)
+    const scarce = await product(0)
+    await shop.mail.restart()
+    await running
+    t.true((await shop.mailTo(reader.email, { subject: /digest/ })).text.includes(scarce.sku))
+    t.is(await job('send-digests'), 'send-digests: {"mails":0}\n')
+  },
+)
 
 // The day is that of the user's clock, 23 or 25 hours long where it is changed: what came due stays due until its end.
 const clocks: [string, string, string | undefined][] = [

@@ -59,12 +59,14 @@ test('cancel, ten at once → one 200, stock returned once, one event', async (t
   await told(user, 'msg.order.placed', 'msg.order.cancelled')
 })
 
-test('cancel of a paid order → its stock returns', async (t) => {
+test('cancel of a paid order → its stock returns, and the event says that it was paid', async (t) => {
   const user = customer()
   const { id, productId } = await placed(user)
   await to(staff(), id, 'pay')
   t.is((await to(user, id, 'cancel')).body.status, 'cancelled')
   t.is(await stock(productId), 10)
+  await told(user, 'msg.order.placed', 'msg.order.paid', 'msg.order.cancelled')
+  t.true((await eventsOf(user)).find(({ subject }) => subject === 'msg.order.cancelled')?.data.paid)
 })
 
 test.serial('expire_due against pay, 30 orders → each ends as one of them, and the stock tells which', async (t) => {

@@ -21,6 +21,7 @@ const granted: Record<string, string[]> = {
     'auth.tell_unused',
     'orders.ask_feedback',
     'orders.awaits_payment',
+    'orders.cart_waits',
     'orders.digest',
     'orders.expire_due',
     'orders.purge_keys',
