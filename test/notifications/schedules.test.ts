@@ -187,19 +187,31 @@ test.serial(
 )
 
 test.serial('a job that fails → its error is in the ledger, and the next slot is another try', async (t) => {
+  t.timeout(120_000)
   await shop.roles.notifications.stop()
   await sql('delete from notifications.cron_run')
   await sql('alter function orders.remind_unpaid(interval, int) rename to remind_unpaid_away')
   await shop.roles.notifications.restart()
   const failed = await eventually('the run fails', async () => {
     const [row] = await sql(
-      `select result, error from notifications.cron_run where job = 'remind-unpaid' and finished_at is not null`,
+      `select slot, result, error from notifications.cron_run where job = 'remind-unpaid' and finished_at is not null`,
     )
     return row
   })
   t.regex(failed.error, /remind_unpaid/)
   t.is(failed.result, null)
   await sql('alter function orders.remind_unpaid_away(interval, int) rename to remind_unpaid')
+  await eventually(
+    'a later slot is done',
+    async () => {
+      const [row] = await sql(
+        `select from notifications.cron_run where job = 'remind-unpaid' and slot > $1 and result is not null`,
+        failed.slot,
+      )
+      return row
+    },
+    75_000,
+  )
 })
 
 test.serial('a stop in the middle of a run → waits for its end', async (t) => {
