@@ -6,7 +6,7 @@ import { type Host, lacking, openHost, run } from './host.ts'
 
 /** Loads images of this machine's Docker into the cluster's nodes: a command that takes their names. */
 const loadCommand = process.env.BODEGA_E2E_LOAD
-const kubeconfig = process.env.KUBECONFIG ?? join(homedir(), '.kube/config')
+export const kubeconfig = process.env.KUBECONFIG ?? join(homedir(), '.kube/config')
 
 /** Why the tests on a cluster cannot run here, or undefined. */
 export async function lackingCluster(): Promise<string | undefined> {

@@ -29,7 +29,7 @@ trap '[[ ! $BASH_COMMAND =~ ^(mkdir|age-keygen|ln|rm|cp|mv|sops|chmod|publish_se
 `,
 )
 
-// All steps take minutes; `make e2e` takes them all (KILL_EVERY=1).
+// All steps take minutes: KILL_EVERY=1 takes them all.
 const every = Number(process.env.KILL_EVERY ?? 6)
 
 /** Numbers of the writing commands of a run to kill at; of one that repeats (27 files), the first two. */
