@@ -40,14 +40,49 @@ if (!missing) {
   })
 }
 
+/** What the inbox and the catalogue of dev need beside the policies of prod, where a cluster enforces them. */
+const part = (...components: string[]) => ({
+  matchLabels: { 'app.kubernetes.io/part-of': 'bodega' },
+  matchExpressions: [{ key: 'app.kubernetes.io/component', operator: 'In', values: components }],
+})
+const policy = (name: string, spec: object) => ({
+  apiVersion: 'networking.k8s.io/v1',
+  kind: 'NetworkPolicy',
+  metadata: { name },
+  spec,
+})
+const policies = {
+  apiVersion: 'v1',
+  kind: 'List',
+  items: [
+    policy('mine', {
+      podSelector: part('mail', 'seed'),
+      ingress: [{}],
+      egress: [{}],
+      policyTypes: ['Ingress', 'Egress'],
+    }),
+    policy('mine-to-mail', {
+      podSelector: part('notifications'),
+      policyTypes: ['Egress'],
+      egress: [{ to: [{ podSelector: part('mail') }], ports: [{ port: 1025 }] }],
+    }),
+    policy('mine-from-seed', {
+      podSelector: part('products', 'postgres', 'nats', 'objectstore'),
+      policyTypes: ['Ingress'],
+      ingress: [{ from: [{ podSelector: part('seed') }] }],
+    }),
+  ],
+}
+
 /** prod-standalone as an owner would make it his own, with the inbox and the catalogue of dev, on ports of the node. */
 function writeOverlay({ tag, seed = true }: { tag: string; seed?: boolean }) {
   mkdirSync(join(cluster.clone, overlay), { recursive: true })
+  cluster.write(`${overlay}/policies.yaml`, JSON.stringify(policies))
   cluster.write(
     `${overlay}/kustomization.yaml`,
     `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
-resources: [../prod-standalone, ../dev/mail${seed ? ', ../dev/seed' : ''}]
+resources: [../prod-standalone, ../dev/mail${seed ? ', ../dev/seed' : ''}, policies.yaml]
 components: [../../components/node-port]
 images:
   - { name: bodega-app, newTag: ${tag} }
