@@ -103,7 +103,8 @@ export async function openHost({ version, env = {} }: { version: string; env?: R
   const home = join(dir, 'home')
   mkdirSync(home)
   await run('git', ['clone', '--quiet', root, clone])
-  const project = `bodega-e2e-${randomBytes(3).toString('hex')}`
+  // By the first number, test/run.ts finds what an interrupted run has left.
+  const project = `bodega-e2e-${process.env.BODEGA_E2E_RUN ?? 'x'}-${randomBytes(3).toString('hex')}`
   const [port, mailPort, httpPort] = [await freePort(), await freePort(), await freePort()]
   const plugins = process.env.DOCKER_CONFIG ?? join(homedir(), '.docker')
   const settings: Record<string, string> = {
