@@ -247,6 +247,7 @@ export async function openOnCluster({
     url,
     inboxUrl: cluster.inboxUrl,
     rolls: true,
+    asksTheReady: true,
     restarted,
     makeAdmin: (email) => cluster.command('auth', 'admin', email),
     sql: cluster.sql,

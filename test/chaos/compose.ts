@@ -156,6 +156,7 @@ export async function openCompose({
     url,
     inboxUrl: host.inboxUrl,
     rolls: false,
+    asksTheReady: false,
     restarted,
     makeAdmin: (email) => host.compose(['exec', '-T', 'auth', 'node', 'src/commands.ts', 'admin', email]),
     sql: host.sql,

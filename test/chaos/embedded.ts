@@ -108,6 +108,7 @@ export async function openEmbedded(
     url: `http://127.0.0.1:${doors.edge.listen}`,
     inboxUrl: shop.inboxUrl,
     rolls: false,
+    asksTheReady: false,
     restarted,
     makeAdmin: (email) => shop.run('auth', 'commands.ts', 'admin', email),
     sql,

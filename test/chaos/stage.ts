@@ -19,6 +19,8 @@ export interface Stage extends AsyncDisposable {
   readonly inboxUrl: string
   /** A restart of a role or of the edge starts the new one before the old one ends. */
   readonly rolls: boolean
+  /** A role that is not ready, as without its database, is asked nothing, not even what it could answer. */
+  readonly asksTheReady: boolean
   /** Parts that ended or were ended without our asking, and were started again by whoever watches over them here. */
   readonly restarted: string[]
   /** The operator's command. */
@@ -57,12 +59,17 @@ export const byKind = <T>(of: (kind: Kind) => T) =>
   Object.fromEntries(kinds.map((kind) => [kind, of(kind)])) as Record<Kind, T>
 
 /** The best that the design allows while a part that is there once has a fault. */
-export function best({ rolls }: Pick<Stage, 'rolls'>, part: PartName, fault: Fault): Record<Kind, Best> {
+export function best(
+  { rolls, asksTheReady }: Pick<Stage, 'rolls' | 'asksTheReady'>,
+  part: PartName,
+  fault: Fault,
+): Record<Kind, Best> {
   const isRole = roleNames.some((role) => role === part)
   const rollsOn = fault === 'restart' && rolls && (isRole || part === 'edge')
   return byKind((kind) => {
     const needed: PartName[] = needs[kind]
     const isDecided = needed.includes('auth')
+    if (asksTheReady && part === 'postgres' && fault === 'freeze' && kind === 'pictures') return 'at once'
     if (!needed.includes(part) || fault === 'slow' || rollsOn) return 'all'
     // What auth signs is good for a minute, and what a role signs for the object store for 15, by the clock of who reads it.
     if (fault === 'ahead' || fault === 'behind') return isRole && kind !== 'reads' ? 'at once' : 'all'
