@@ -3,7 +3,8 @@ import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import type { PartName } from './stage.ts'
 
-const megabytes = { postgres: 640, nats: 256, objectstore: 512, edge: 64 }
+// The object store keeps files of 256 MB, and counts three on a disk of this size: one is the health check's.
+const megabytes = { postgres: 640, nats: 256, objectstore: 1024, edge: 64 }
 /** Where a part writes, on a disk of its own of so many megabytes. */
 export type Disks = Partial<Record<PartName, string>>
 
