@@ -40,7 +40,7 @@ ${rows.join('\n')}
 \`ROLE\` and what the edge reads come from the environment only, but for the edge's certificate, the files \`TLS_CERT\` and
 \`TLS_KEY\`, with which it needs \`PUBLIC_URL\` too. The edge also reads \`EDGE_LISTEN\`, \`EDGE_TLS_LISTEN\`, \`EDGE_WORKERS\`,
 \`EDGE_RESOLVER\`, the four \`<ROLE>_UPSTREAM\` addresses and the limits per address \`EDGE_SIGN_IN_RATE\`, \`EDGE_SIGN_IN_BURST\`,
-\`EDGE_MAIL_RATE\`, \`EDGE_MAIL_BURST\`, \`EDGE_PICTURE_RATE\`, \`EDGE_PICTURE_BURST\`; see \`src/edge/render.sh\`.
+\`EDGE_MAIL_RATE\`, \`EDGE_MAIL_BURST\`, \`EDGE_PICTURE_RATE\`, \`EDGE_PICTURE_BURST\`, \`EDGE_UPLOADS\` (at once); see \`src/edge/render.sh\`.
 
 What a target has no line for is set by \`roles.<role>.extraEnv\` or \`edge.extraEnv\` (Helm), a patch of the Deployment's \`env\`
 (Kustomize) or an override file (Compose).

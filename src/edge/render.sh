@@ -102,5 +102,6 @@ sed -e "s|\${EDGE_SOURCE}|$(quoted "$source")|g" \
   -e "s|\${EDGE_MAIL_BURST}|$(quoted "${EDGE_MAIL_BURST:-10}")|g" \
   -e "s|\${EDGE_PICTURE_RATE}|$(quoted "${EDGE_PICTURE_RATE:-3r/m}")|g" \
   -e "s|\${EDGE_PICTURE_BURST}|$(quoted "${EDGE_PICTURE_BURST:-10}")|g" \
+  -e "s|\${EDGE_UPLOADS}|$(quoted "${EDGE_UPLOADS:-8}")|g" \
   -e "s|\${PRODUCT_READ}|$PRODUCT_READ|g" \
   "$source/nginx.conf" >"$out/nginx.conf"

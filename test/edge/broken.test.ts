@@ -5,7 +5,7 @@ import { call } from '../../src/embedded/client.ts'
 import { eventually, startSecondEdge, useShop } from '../support/shop.ts'
 
 /** What the edge does with what breaks off: answers of a role that has done its work, and uploads. */
-const shop = useShop(test, { env: { TRUSTED_PROXIES: '127.0.0.1/32' } })
+const shop = useShop(test, { env: { TRUSTED_PROXIES: '127.0.0.1/32', EDGE_UPLOADS: '8' } })
 
 /** A way to the role at `url`, on which the first bytes of the next answer cut the connection after `cut()`. */
 async function breakable(url: string) {

@@ -63,7 +63,7 @@ const broken: [string, (good: string) => string | Buffer, Record<string, string>
   ['a level in each field', (good) => good.replace(/:("[^"]*"|\d+)/g, `:${'['.repeat(2000)}1${']'.repeat(2000)}`)],
   ['60,000 fields', () => `{${Array.from({ length: 6000 }, (_, n) => `"f${n}":1`).join()}}`],
   ['a key of 60,000 letters', () => `{"${'k'.repeat(60_000)}":1}`],
-  ['120,000 bytes', (good) => good + ' '.repeat(120_000 - good.length)],
+  ['140,000 bytes', (good) => good + ' '.repeat(140_000 - good.length)],
   ['a number of 60,000 digits', () => `{"price":${'9'.repeat(60_000)}}`],
   ['__proto__', (good) => good.replace(/^\{/, '{"__proto__":{"roles":["admin"]},')],
   ['__proto__ alone', () => '{"__proto__":{"email":"a@example.org","everywhere":true}}'],

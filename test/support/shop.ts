@@ -131,6 +131,7 @@ const noLimits = {
   EDGE_MAIL_BURST: '1000',
   EDGE_PICTURE_RATE: '1000r/s',
   EDGE_PICTURE_BURST: '1000',
+  EDGE_UPLOADS: '1000',
 }
 
 function withUsers(shop: Shop): TestShop {
