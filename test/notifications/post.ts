@@ -2,11 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { TestFn } from 'ava'
-import { connect } from 'nats'
+import type { NatsConnection } from 'nats'
 import type { SMTPServerOptions } from 'smtp-server'
 import { query } from '../../src/embedded/postgres.ts'
 import { type Payload, type Subject, stream } from '../../src/events.ts'
 import { jobs } from '../../src/notifications/schedules.ts'
+import { onBusAt } from '../support/bus.ts'
 import { eventually, useShop } from '../support/shop.ts'
 import { mailSink } from '../support/smtp.ts'
 
@@ -40,15 +41,7 @@ export function usePost(test: TestFn, { smtp, env, shop: options }: Options = {}
   const secret = (reader: 'notifications' | 'migrate', name: string) =>
     readFileSync(join(shop.secretsDir(reader), name), 'utf8')
   const sql = async (text: string, ...values: unknown[]) => (await query(shop.databaseUrl, text, values)).rows
-  async function onBus<T>(work: (nc: Awaited<ReturnType<typeof connect>>) => Promise<T>) {
-    const { host, username, password } = new URL(secret('migrate', 'NATS_BROKER_URL'))
-    const nc = await connect({ servers: host, user: username, pass: password, inboxPrefix: '_INBOX.migrate' })
-    try {
-      return await work(nc)
-    } finally {
-      await nc.close()
-    }
-  }
+  const onBus = <T>(work: (nc: NatsConnection) => Promise<T>) => onBusAt(secret('migrate', 'NATS_BROKER_URL'), work)
   /** Puts messages into the stream; answers with the sequence number of each. */
   const publish = (messages: { subject: string; data: unknown; id: string }[]) =>
     onBus((nc) =>

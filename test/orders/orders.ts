@@ -2,11 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { TestFn } from 'ava'
-import { connect, type NatsConnection } from 'nats'
+import type { NatsConnection } from 'nats'
 import { type Answer, call } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { events, type Subject, stream } from '../../src/events.ts'
 import { assert, type User } from '../../src/platform/identity.ts'
+import { onBusAt } from '../support/bus.ts'
 import { useShop } from '../support/shop.ts'
 
 export interface Event {
@@ -32,15 +33,7 @@ export function useOrders(test: TestFn) {
       body,
       headers: { 'X-Auth-Assertion': assert(user, secret('orders', 'ASSERTION_KEY')), ...headers },
     })
-  async function onBus<T>(work: (nc: NatsConnection) => Promise<T>) {
-    const { host, username, password } = new URL(secret('migrate', 'NATS_BROKER_URL'))
-    const nc = await connect({ servers: host, user: username, pass: password, inboxPrefix: '_INBOX.migrate' })
-    try {
-      return await work(nc)
-    } finally {
-      await nc.close()
-    }
-  }
+  const onBus = <T>(work: (nc: NatsConnection) => Promise<T>) => onBusAt(secret('migrate', 'NATS_BROKER_URL'), work)
   return {
     shop,
     sql,
