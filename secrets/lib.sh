@@ -44,13 +44,14 @@ writable() {
 }
 owner() { find "$1" -prune -exec ls -ld {} \; | awk '{ print $3 }'; }
 
-# One run at a time; the lock is on the directory itself, so it leaves no file and goes with the process.
+# One run at a time; the lock is on the directory itself, so it leaves no file and goes with the process. What is left in a
+# tree that is read-only (unpack.sh at boot) stays: nothing is written there.
 lock() {
   local left
   exec 9<secrets
   ! command -v flock >/dev/null || flock -w 20 9 ||
     die "another secrets command is running here" "next: wait for it, then run this again"
-  for left in "$identity.new" .sops.yaml.new .env.new "secrets/$env"/.new.*; do scratch "$left"; done
+  for left in "$identity.new" ./.sops.yaml.new ./.env.new "secrets/$env"/.new.*; do [ ! -w "${left%/*}" ] || scratch "$left"; done
 }
 
 need() {

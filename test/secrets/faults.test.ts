@@ -160,8 +160,9 @@ testWith(
   await refused(t, clone, [...asUser, 'bash', 'secrets/rotate.sh', 'dev', 'jwt'], /secrets\/dev cannot be written/)
   chmodSync(clone.path('secrets/dev'), 0o755)
 
-  // A server whose tree is read-only still unpacks at boot.
+  // A server whose tree is read-only still unpacks at boot, also after a power cut in the middle of another command.
   const target = join(clone.base, 'run')
+  for (const left of ['.env.new', 'secrets/dev/.new.bodega.sops.yaml']) clone.write(left, '')
   for (const dir of ['secrets/dev', 'secrets', '.']) chmodSync(clone.path(dir), 0o555)
   mkdirSync(target, { mode: 0o700 })
   const boot = await clone.run([...asUser, 'bash', 'secrets/unpack.sh', 'dev'], { BODEGA_SECRETS: target })
