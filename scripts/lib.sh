@@ -47,18 +47,18 @@ containers() {
 }
 running() { containers --status running "$1"; }
 
-# healthy SECONDS ID…: waits until each container is; fails at once where one has ended, or begins a third time.
+# healthy SECONDS ID…: waits until each container is; fails at once where one that is not has ended, or begins a third time.
 healthy() {
   local end=$((SECONDS + $1)) id restarts state
   shift
   for id; do
     while :; do
       read -r restarts state < <(docker inspect -f '{{.RestartCount}} {{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$id")
-      [ "$restarts" -lt 2 ] || return 1
       case $state in
         'running healthy') break ;;
         exited* | dead*) return 1 ;;
       esac
+      [ "$restarts" -lt 2 ] || return 1
       [ "$SECONDS" -lt "$end" ] || return 1
       sleep 0.2
     done

@@ -21,9 +21,9 @@ look() {
 pick() { awk -v s="$1" -v c="$2" -v only="${3:-}" '$1 == s && $4 == c && ($3 == "running" || ($3 == "restarting" && !only)) { print $2 }' <<<"$found"; }
 
 roll_role() {
-  local service=$1 id old new made=() want
+  local service=$1 id old new ended made=() want
   IFS=$'\n' read -r -d '' -a old < <(pick "$service" stale; printf '\0')
-  # One that an interrupted run left and that ends again and again has to become healthy below, or goes.
+  # Those that an interrupted run left have to become healthy below as well, or go.
   IFS=$'\n' read -r -d '' -a new < <(pick "$service" current running; printf '\0')
   if [ ${#old[@]} -eq 0 ]; then
     [ "$2" = named ] || return 0
@@ -36,11 +36,15 @@ roll_role() {
       return
     fi
   fi
+  # What ended, as an interrupted run leaves its old ones, would be counted for a replica and started as it was.
+  ended=$(awk -v s="$service" '$1 == s && $3 ~ /^(created|exited|dead)$/ { print $2 }' <<<"$found")
+  # shellcheck disable=SC2086 # a list
+  [ -z "$ended" ] || docker rm -f $ended >/dev/null
   want=$((${#old[@]} > ${#new[@]} ? ${#old[@]} : ${#new[@]}))
   say "$service: $((want - ${#new[@]})) new beside ${#old[@]} old"
   compose up -d --no-deps --no-recreate --scale "$service=$((${#old[@]} + want))" "$service"
   for id in $(containers -a "$service"); do
-    [[ " ${old[*]} ${new[*]:-} " == *" $id "* ]] || made+=("$id")
+    [[ " ${old[*]} " == *" $id "* ]] || made+=("$id")
   done
   if ! healthy $wait_seconds "${made[@]}"; then
     # It may be gone already, and what is said below counts.

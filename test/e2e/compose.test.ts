@@ -312,6 +312,34 @@ test('a role and the edge that end again and again → make roll tells, and brin
   await run('docker', ['rm', '--force', ...commands])
 })
 
+test('a roll that was interrupted, then another change → what it left is neither started again nor trusted before it is healthy', async (t) => {
+  t.timeout(400_000)
+  const file = 'compose/compose.dev.yaml'
+  const whole = readFileSync(join(host.clone, file), 'utf8')
+  const [was] = await host.containers('orders')
+  // As an interruption leaves it: new ones beside the old.
+  const half = async (change: string) => {
+    host.write(file, whole.replace(/(?<=^ {2}orders: \{)/m, ` ${change},`))
+    await host.compose(['up', '--detach', '--no-deps', '--no-recreate', '--scale', 'orders=2', 'orders'])
+  }
+  await half('entrypoint: [sleep, "600"]')
+  const { code, all } = await host.make(['roll'], { any: true, seconds: 200 })
+  t.not(code, 0, all)
+  t.regex(all, /the new orders does not become healthy[\s\S]*the old one goes on/)
+  t.deepEqual(await host.containers('orders', true), [was as string])
+
+  // And in the middle of the old one's end.
+  await half('environment: { LOG_LEVEL: warn }')
+  const halfway = await host.containers('orders')
+  await run('docker', ['stop', was as string])
+  host.write(file, whole)
+  t.log((await host.make(['roll'], { seconds: 240 })).all.trim())
+  const now = await host.containers('orders', true)
+  t.is(now.length, 1)
+  t.false([...halfway, was].includes(now[0]))
+  t.is(await host.inspect(now[0] as string, '{{.State.Status}}'), 'running')
+})
+
 /** What is in the shop; how it differs from another moment is how these differ. */
 const kept = () => contents(host.sql, [...roleNames])
 const backups = () => {
