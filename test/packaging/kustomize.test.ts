@@ -1,4 +1,7 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import test from 'ava'
+import { parse } from 'yaml'
 import { run } from '../e2e/host.ts'
 import { type Exception, exceptions } from './exceptions.ts'
 import { pods } from './model.ts'
@@ -106,6 +109,18 @@ testWith('kubectl')(
       [...initContainers, ...containers].map(({ image }) => image),
       ['registry.example.org/minio:1'],
     )
+  },
+)
+
+testWith('kubectl')(
+  'the login for a registry, as docs/kubernetes.md has it, on overlays/prod → every account',
+  async (t) => {
+    const page = readFileSync(join(import.meta.dirname, '../../docs/kubernetes.md'), 'utf8')
+    const [, patches = ''] = page.match(/```yaml\n(patches:[\s\S]*?)```/) ?? []
+    const objects = manifests(await overlay({ on: 'overlays/prod', components: [], more: parse(patches) }))
+    const accounts = objects.filter(({ kind }) => kind === 'ServiceAccount')
+    t.is(accounts.length, 8)
+    for (const account of accounts) t.like(account, { imagePullSecrets: [{ name: 'registry' }] }, account.metadata.name)
   },
 )
 

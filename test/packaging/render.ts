@@ -178,9 +178,17 @@ export interface Choice {
   /** Lines of its ConfigMaps, for a part that runs elsewhere. */
   parts?: string[]
   settings?: string[]
+  /** Further fields of the overlay. */
+  more?: object
 }
 /** What kubectl makes of these components, in an overlay of its own. */
-export async function overlay({ on = 'base', components, parts = [], settings = [] }: Choice): Promise<string> {
+export async function overlay({
+  on = 'base',
+  components,
+  parts = [],
+  settings = [],
+  more = {},
+}: Choice): Promise<string> {
   const dir = mkdtempSync(join(tmpdir(), 'bodega-overlay-'))
   const merge = (name: string, literals: string[]) => (literals.length ? [{ name, behavior: 'merge', literals }] : [])
   // A budget names a server of the bus that is there.
@@ -192,6 +200,7 @@ export async function overlay({ on = 'base', components, parts = [], settings = 
     components: whole.map((name) => relative(dir, join(root, 'kustomize/components', name))),
     configMapGenerator: [...merge('bodega-parts', parts), ...merge('bodega-settings', settings)],
     images: [{ name: 'minio', newName: 'registry.example.org/minio', newTag: '1' }],
+    ...more,
   }
   writeFileSync(join(dir, 'kustomization.yaml'), JSON.stringify(kustomization))
   try {
