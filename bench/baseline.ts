@@ -17,7 +17,7 @@ function http(): RequestListener {
 
 function openPool() {
   pg.types.setTypeParser(pg.types.builtins.INT8, Number)
-  return new pg.Pool({ connectionString: process.env.DATABASE_URL, max: Number(process.env.POOL ?? 10) })
+  return new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 10 })
 }
 
 const columns = `p.id, p.sku, p.name, p.description, p.category, p.price, p.currency, s.on_hand as stock, p.version,

@@ -2,8 +2,9 @@ import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 
 /**
- * On bare sockets: with `rate` requests at set moments, whether or not those before are answered (an open loop), as many
- * customers come; without it what load.lua does with wrk, where there is no wrk: one closed loop a connection.
+ * Asks on bare sockets. With `rate`: requests at set moments, whether or not those before are answered (an open loop), as
+ * when many customers come. Without it: on each connection one request after the other (a closed loop), as wrk does it
+ * with load.lua; for machines that have no wrk.
  */
 interface Options {
   url: string

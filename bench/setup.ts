@@ -43,7 +43,7 @@ function changed(shop: Shop, reader: Role | 'migrate', name: string, changes: Re
 }
 
 /** Starts a bare server of baseline.ts. */
-export async function startBaseline(shop: Shop, kind: string, env: Record<string, string> = {}) {
+export async function startBaseline(shop: Shop, kind: string) {
   const [port] = await freePorts(1)
   const url = `http://127.0.0.1:${port}`
   const child = await startChild({
@@ -51,7 +51,7 @@ export async function startBaseline(shop: Shop, kind: string, env: Record<string
     command: process.execPath,
     // As the roles (src/main.ts): else one start in six may be a third slower.
     args: ['--no-allocation-site-pretenuring', join(import.meta.dirname, 'baseline.ts'), kind, String(port)],
-    env: { DATABASE_URL: shop.databaseUrl, NODE_ENV: 'production', ...env },
+    env: { DATABASE_URL: shop.databaseUrl, NODE_ENV: 'production' },
     log: log(shop, `bare-${kind}`),
     ready: async () => (await fetch(url)).status > 0,
   })

@@ -36,3 +36,19 @@ test('the names of the rooms → are the roles', (t) => {
   const folders = globSync('*/index.ts', { cwd: source }).map((file) => dirname(file))
   t.deepEqual(folders.sort(), [...roleNames].sort())
 })
+
+test('a list of the roles that a file has in its own words → has all of them', (t) => {
+  const quoted = `'${roleNames.join("', '")}'`
+  const capital = roleNames.map((role) => role.toUpperCase())
+  const lists: [file: string, list: string][] = [
+    ['Dockerfile', `[${quoted}]`],
+    ['scripts/lib.sh', `roles=(${roleNames.join(' ')})`],
+    ['scripts/inside/database.sh', `schemas="${quoted}, `],
+    ['scripts/inside/database.sh', `array['owner', ${quoted}]`],
+    ['secrets/rotate.sh', `for role in ${capital.join(' ')};`],
+    ['secrets/rotate.sh', capital.map((role) => `${role}_NATS_PASSWORD`).join(' ')],
+    ['src/edge/start.sh', capital.map((role) => `"$${role}_UPSTREAM"`).join(' ')],
+  ]
+  for (const [file, list] of lists)
+    t.true(readFileSync(join(source, '..', file), 'utf8').includes(list), `${file} should have: ${list}`)
+})

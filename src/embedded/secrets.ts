@@ -2,6 +2,7 @@ import { generateKeyPair, randomBytes } from 'node:crypto'
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { roleNames } from '../platform/config.ts'
 
 const newKeyPair = promisify(generateKeyPair)
 
@@ -21,7 +22,7 @@ export async function generatedSecrets(dir: string): Promise<Generated> {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw new Error(`${file} cannot be read: ${error}`)
   }
   const random = () => randomBytes(32).toString('hex')
-  const users = ['auth', 'products', 'orders', 'notifications'].flatMap((role) => [`${role}_database`, `${role}_nats`])
+  const users = roleNames.flatMap((role) => [`${role}_database`, `${role}_nats`])
   const made: Generated = {
     jwtKeys: JSON.stringify(await Promise.all([signingKey('next'), signingKey('active')])),
     keys: { ASSERTION_KEY: random(), CODE_PEPPER: random(), REFRESH_KEY: random() },
