@@ -67,7 +67,7 @@ export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
     acquireConnectionTimeout: connectTimeout,
   })
   const all = Array.from({ length: lanes }, () => openLane(connection, patience, log))
-  const newest = newestMigration(role)
+  const newest = migrationsOf(role).at(-1) ?? ''
 
   return {
     knex,
@@ -227,11 +227,12 @@ export function batched<In, Out>(run: (all: In[]) => Promise<Out[]>): (one: In) 
     })
 }
 
-/** The name of the newest migration in the room's folder, for example `002_search.sql`. */
-export const newestMigration = (role: Role) =>
-  readdirSync(join(import.meta.dirname, '..', role, 'migrations'))
+export const migrationsIn = (role: Role) => join(import.meta.dirname, '..', role, 'migrations')
+/** The names of a room's migrations, oldest first, for example `002_search.sql`. */
+export const migrationsOf = (role: Role) =>
+  readdirSync(migrationsIn(role))
+    .filter((file) => /^\d{3}_\w+\.sql$/.test(file))
     .sort()
-    .at(-1) ?? ''
 
 /** Whether `error` is PostgreSQL's report that `constraint` does not hold. */
 export const violates = (error: unknown, constraint: string) =>

@@ -1,10 +1,10 @@
-import { readdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
 import { makeStreams, openBus } from './bus.ts'
 import { type Config, type Role, roleNames } from './config.ts'
-import { hasState, outOfReach } from './db.ts'
+import { hasState, migrationsIn, migrationsOf, outOfReach } from './db.ts'
 import { type Logger, openLog } from './log.ts'
 
 /**
@@ -157,12 +157,6 @@ const needsAdministrator = (lack: string) =>
     `${lack}, and the user of DATABASE_URL may not make roles: let an administrator run the SQL of docs/database.md`,
   )
 
-const folder = (role: Role) => join(import.meta.dirname, '..', role, 'migrations')
-const migrationsOf = (role: Role) =>
-  readdirSync(folder(role))
-    .filter((file) => /^\d{3}_\w+\.sql$/.test(file))
-    .sort()
-
 /** Runs one file as the owner, in the transaction that also notes it; `:"orders"` is the group of that role (as psql writes it). */
 async function apply(client: pg.Client, role: Role, file: string, groups: Record<string, string>) {
   const noted = await client.query(
@@ -170,7 +164,7 @@ async function apply(client: pg.Client, role: Role, file: string, groups: Record
     [role, file],
   )
   if (!noted.rowCount) return false
-  const sql = readFileSync(join(folder(role), file), 'utf8').replace(/:"(\w+)"/g, (_, group) => {
+  const sql = readFileSync(join(migrationsIn(role), file), 'utf8').replace(/:"(\w+)"/g, (_, group) => {
     const found = groups[group]
     if (!found) throw new Error(`${role}/migrations/${file} names the unknown group :"${group}"`)
     return name(found)

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { roleNames } from '../../src/platform/config.ts'
 import { lackingCluster, loadImages, newVersion, openCluster } from '../e2e/cluster.ts'
 import { removeImages, run } from '../e2e/host.ts'
-import { eventually } from '../support/shop.ts'
+import { eventually, noLimits } from '../support/shop.ts'
 import { type Clocks, openClocks, readDatabase, readHttp, readRole } from './clock.ts'
 import { freeze, keepFull, mountDisks, noDisk } from './faults.ts'
 import { type PartName, parts, type Stage } from './stage.ts'
@@ -45,17 +45,14 @@ export async function openOnCluster({
   const { k } = cluster
   const clocks = prepared ? openClocks(join(cluster.dir, 'clocks'), say) : undefined
   const through = (part: PartName) => `toxiproxy:${doorPorts[part]}`
-  const noLimits = ['SIGN_IN', 'MAIL', 'PICTURE'].flatMap((what) => [
-    { name: `EDGE_${what}_RATE`, value: '1000r/s' },
-    { name: `EDGE_${what}_BURST`, value: '1000' },
-  ])
+  const limits = Object.entries(noLimits).map(([name, value]) => ({ name, value }))
   const upstreams = roleNames.map((role) => ({ name: `${role.toUpperCase()}_UPSTREAM`, value: through(role) }))
   const edge = {
     apiVersion: 'apps/v1',
     kind: 'Deployment',
     metadata: { name: 'bodega-edge' },
     spec: {
-      template: { spec: { containers: [{ name: 'edge', env: [...noLimits, ...(prepared ? upstreams : [])] }] } },
+      template: { spec: { containers: [{ name: 'edge', env: [...limits, ...(prepared ? upstreams : [])] }] } },
     },
   }
   const onSmallDisk = (part: PartName, path: string) => {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { roleNames } from '../../src/platform/config.ts'
 import { freePort, lacking, openHost, removeImages, run } from '../e2e/host.ts'
-import { eventually } from '../support/shop.ts'
+import { eventually, noLimits } from '../support/shop.ts'
 import { openClocks, readDatabase, readHttp, readRole } from './clock.ts'
 import { keepFull, mountDisks, noDisk } from './faults.ts'
 import { type PartName, parts, type Stage } from './stage.ts'
@@ -68,8 +68,7 @@ export async function openCompose({
   const clocks = prepared ? openClocks(join(host.dir, 'clocks'), say) : undefined
   const [apiPort, doorPort] = [await freePort(), await freePort()]
   const edge = {
-    ...{ EDGE_SIGN_IN_RATE: '1000r/s', EDGE_SIGN_IN_BURST: '1000', EDGE_MAIL_RATE: '1000r/s', EDGE_MAIL_BURST: '1000' },
-    ...{ EDGE_PICTURE_RATE: '1000r/s', EDGE_PICTURE_BURST: '1000' },
+    ...noLimits,
     ...(prepared ? Object.fromEntries(roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, through(role)])) : {}),
   }
   const services: Record<string, Service> = {

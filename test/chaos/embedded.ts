@@ -8,6 +8,7 @@ import { findSeaweedfs } from '../../src/embedded/programs.ts'
 import { startSeaweedfs } from '../../src/embedded/seaweedfs.ts'
 import { startShop } from '../../src/embedded/shop.ts'
 import { type Role, roleNames } from '../../src/platform/config.ts'
+import { noLimits } from '../support/shop.ts'
 import { openClocks, readHttp } from './clock.ts'
 import { family, freeze, keepFull, mountDisks, noDisk } from './faults.ts'
 import { type PartName, parts, type Stage } from './stage.ts'
@@ -75,10 +76,7 @@ export async function openEmbedded(
         S3_URL: `http://127.0.0.1:${doors.objectstore.listen}`,
         S3_ACCESS_KEY: store.accessKey,
         S3_SECRET_KEY: store.secretKey,
-        // All customers come from one address.
-        ...{ EDGE_SIGN_IN_RATE: '1000r/s', EDGE_SIGN_IN_BURST: '1000' },
-        ...{ EDGE_MAIL_RATE: '1000r/s', EDGE_MAIL_BURST: '1000' },
-        ...{ EDGE_PICTURE_RATE: '1000r/s', EDGE_PICTURE_BURST: '1000' },
+        ...noLimits,
       },
     }),
   )

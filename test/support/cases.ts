@@ -5,7 +5,7 @@ import fc from 'fast-check'
 /** How many times as much as in `make test` is left to chance. */
 export const times = Number(process.env.HOSTILE_TIMES ?? 1)
 /** What chance begins with; the same tries for the same one. */
-export const seed = Number(process.env.HOSTILE_SEED ?? 1)
+const seed = Number(process.env.HOSTILE_SEED ?? 1)
 
 /** A line of the table of `make hostile`. */
 export interface Row {

@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import sharp from 'sharp'
 import { type Answer, type Call, call, codeIn, mailsTo, mailTo } from '../../src/embedded/client.ts'
-import { eventually } from './shop.ts'
+import { eventually, must } from './shop.ts'
 
 export interface Buyer {
   email: string
@@ -34,13 +34,6 @@ export interface Asked {
 
 /** What `call` throws: `reusedSocket` says whether the connection had been used before. */
 type Unanswered = NodeJS.ErrnoException & { reusedSocket?: boolean }
-
-const must = async (url: string, status: number, method: string, path: string, options?: Call) => {
-  const answer = await call(url, method, path, options)
-  if (answer.status !== status)
-    throw new Error(`${method} ${path}: ${answer.status} instead of ${status}: ${answer.text}`)
-  return answer.body
-}
 
 /** A new session of a buyer's. */
 export async function signIn(url: string, buyer: Pick<Buyer, 'email' | 'password'>) {

@@ -123,8 +123,8 @@ export async function startSecondEdge(
   })
 }
 
-/** All tests come from one address, which the edge would otherwise slow down. */
-const noLimits = {
+/** For an edge whose customers all come from one address, which it would otherwise slow down. */
+export const noLimits = {
   EDGE_SIGN_IN_RATE: '1000r/s',
   EDGE_SIGN_IN_BURST: '1000',
   EDGE_MAIL_RATE: '1000r/s',
@@ -134,28 +134,30 @@ const noLimits = {
   EDGE_UPLOADS: '1000',
 }
 
+/** The body of an answer that must have this status. */
+export async function must(url: string, status: number, method: string, path: string, options?: Call) {
+  const answer = await call(url, method, path, options)
+  if (answer.status !== status)
+    throw new Error(`${method} ${path}: ${answer.status} instead of ${status}: ${answer.text}`)
+  return answer.body
+}
+
 function withUsers(shop: Shop): TestShop {
-  const ask: TestShop['call'] = (method, path, options) => call(shop.url, method, path, options)
-  const must = async (status: number, method: string, path: string, options?: Call) => {
-    const answer = await ask(method, path, options)
-    if (answer.status !== status)
-      throw new Error(`${method} ${path}: ${answer.status} instead of ${status}: ${answer.text}`)
-    return answer.body
-  }
+  const { url } = shop
   const login: TestShop['login'] = async ({ email, password }) => {
-    const tokens = await must(200, 'POST', '/auth/login', { body: { email, password } })
+    const tokens = await must(url, 200, 'POST', '/auth/login', { body: { email, password } })
     return { token: tokens.accessToken, refreshToken: tokens.refreshToken }
   }
   const user: TestShop['user'] = async (known = {}) => {
     const email = known.email ?? `user-${randomBytes(6).toString('hex')}@example.org`
     const password = known.password ?? `pass ${randomBytes(8).toString('hex')}`
-    await must(202, 'POST', '/auth/register', {
+    await must(url, 202, 'POST', '/auth/register', {
       body: { email, password, ...(known.name ? { name: known.name } : {}) },
     })
     const code = codeIn(await mailTo(shop.inboxUrl, email))
-    await must(200, 'POST', '/auth/verify', { body: { email, code } })
+    await must(url, 200, 'POST', '/auth/verify', { body: { email, code } })
     const session = await login({ email, password })
-    const { id } = await must(200, 'GET', '/profile', { token: session.token })
+    const { id } = await must(url, 200, 'GET', '/profile', { token: session.token })
     return { id, email, password, ...session }
   }
   let firstAdmin: Promise<TestUser> | undefined
@@ -170,11 +172,11 @@ function withUsers(shop: Shop): TestShop {
   const staff = async () => {
     const made = await user()
     const { token } = await admin()
-    await must(200, 'PUT', `/user/${made.id}/roles`, { token, body: { roles: ['staff'] } })
+    await must(url, 200, 'PUT', `/user/${made.id}/roles`, { token, body: { roles: ['staff'] } })
     return { ...made, ...(await login(made)) }
   }
   return Object.assign(shop, {
-    call: ask,
+    call: (method: string, path: string, options?: Call) => call(url, method, path, options),
     mailTo: (address: string, options?: Parameters<typeof mailTo>[2]) => mailTo(shop.inboxUrl, address, options),
     mailsTo: (address: string) => mailsTo(shop.inboxUrl, address),
     user,
