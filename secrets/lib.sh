@@ -86,7 +86,7 @@ environment() {
   env=${env:-dev}
   environments | grep -qxF -- "$env" || die "there is no environment '$env'" \
     "An environment is a rule '- path_regex: ^secrets/NAME/…' in .sops.yaml; there are: $(environments | tr '\n' ' ')" \
-    "next: make ${target:-secrets} ENV=dev, or add a rule to .sops.yaml"
+    "next: make secrets ENV=dev, or add a rule to .sops.yaml"
   sealed=secrets/$env/bodega.sops.yaml
 }
 environments() { [ ! -f .sops.yaml ] || awk -F/ '/path_regex: \^secrets\// { print $2 }' .sops.yaml; }

@@ -32,7 +32,7 @@ export function decider({ table, tokens, revocations, productRead }: Deps): Deci
 }
 
 /** The user of a token whose session still stands. */
-export function session({ tokens, revocations }: Pick<Deps, 'tokens' | 'revocations'>, token: string | undefined) {
+function session({ tokens, revocations }: Pick<Deps, 'tokens' | 'revocations'>, token: string | undefined) {
   const user = token === undefined ? undefined : tokens.verify(token)
   return user && !revocations.isRevoked(user.sid) ? user : undefined
 }

@@ -119,7 +119,7 @@ export const Profile = z.object({
   avatar: PictureLinks.nullable(),
   createdAt: z.iso.datetime(),
 })
-export const Session = z.object({
+const Session = z.object({
   id: z.uuid(),
   current: z.boolean(),
   ip: z.string().meta({ examples: ['203.0.113.9'] }),
@@ -129,7 +129,7 @@ export const Session = z.object({
 })
 export const Sessions = z.object({ items: z.array(Session) })
 export const Users = z.object({ items: z.array(Profile), next: NextCursor })
-export const AuditEntry = z.object({
+const AuditEntry = z.object({
   id: z.string().meta({ examples: ['01935f2e-7c1a-7b3e-9d52-6f0a4c8b1e07'] }),
   at: z.iso.datetime(),
   event: z

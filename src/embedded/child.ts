@@ -228,7 +228,7 @@ const sizeOf = (file: string) => {
 }
 
 /** `message` with the last lines that a log got since `from` (bytes). */
-export function faultWithLog(message: string, log: string, from = 0) {
+function faultWithLog(message: string, log: string, from = 0) {
   const lines = readFileSync(log).subarray(from).toString().trimEnd().split('\n').slice(-25)
   return `${message}; the end of ${log}:\n${lines.map((line) => `    ${line}`).join('\n')}`
 }

@@ -12,7 +12,7 @@ export interface Recipient {
   at?: string
 }
 /** How late in a user's life the telling event happens; what an earlier stage says never replaces a later one's. */
-export const stages = { registered: 1, verified: 2, changed: 3 } as const
+const stages = { registered: 1, verified: 2, changed: 3 } as const
 export type Stage = keyof typeof stages
 
 const remember: Statement = {

@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { Problem, problem } from '../platform/problem.ts'
 import { NextCursor } from '../platform/routes.ts'
 
-export const statuses = ['pending', 'paid', 'shipped', 'delivered', 'cancelled', 'expired'] as const
+const statuses = ['pending', 'paid', 'shipped', 'delivered', 'cancelled', 'expired'] as const
 
 const quantity = z.int().min(1).max(99)
 const minorUnits = z

@@ -266,7 +266,7 @@ function parseParams(schema: z.ZodType, ctx: Context) {
 }
 
 /** Parses input at the door; throws a 400 that names every field and its rule. */
-export function parse<S extends z.ZodType>(schema: S, input: unknown, what: string): z.output<S> {
+function parse<S extends z.ZodType>(schema: S, input: unknown, what: string): z.output<S> {
   const result = schema.safeParse(input)
   if (result.success) return result.data
   const faults: FieldFault[] = result.error.issues.flatMap((issue) =>

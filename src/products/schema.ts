@@ -94,8 +94,7 @@ export const ProductPage = z.object({
 
 export const ProductStock = z.object({ id: z.uuid(), stock: z.int() })
 
-export const sorts = ['created', '-created', 'name', '-name', 'price', '-price'] as const
-export type Sort = (typeof sorts)[number]
+const sorts = ['created', '-created', 'name', '-name', 'price', '-price'] as const
 
 // A query is text; the document calls it the number that it must be.
 const digits = (max: number, min = 0) =>

@@ -1,7 +1,7 @@
 import { connect } from 'node:net'
 
 /** Writes a request as it stands, and reads the status and text of its answer. */
-export const raw = (url: string, text: string): Promise<{ status: number; text: string }> =>
+const raw = (url: string, text: string): Promise<{ status: number; text: string }> =>
   new Promise((resolve, reject) => {
     const { hostname, port } = new URL(url)
     const socket = connect(Number(port), hostname)

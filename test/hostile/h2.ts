@@ -43,7 +43,7 @@ const uint32 = (value: number) => {
   return bytes
 }
 const setting = (id: number, value: number) => Buffer.concat([Buffer.from([0, id]), uint32(value)])
-export const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')
+const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')
 /** Answers may be as long as they like. */
 export const hello = Buffer.concat([
   preface,

@@ -2,14 +2,14 @@ import { crc32, deflateSync } from 'node:zlib'
 import sharp from 'sharp'
 
 /** A photo-like picture with a light left half and a dark right one, so that turning it shows. */
-export const photo = (width: number, height: number) => {
+const photo = (width: number, height: number) => {
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">
     <rect width="100%" height="100%" fill="#202030"/><rect width="50%" height="100%" fill="#f0e0d0"/></svg>`
   return sharp(Buffer.from(svg)).removeAlpha()
 }
 export const jpeg = (width: number, height: number) => photo(width, height).jpeg().toBuffer()
 export const png = (width: number, height: number) => photo(width, height).png().toBuffer()
-export const webp = (width: number, height: number) => photo(width, height).webp().toBuffer()
+const webp = (width: number, height: number) => photo(width, height).webp().toBuffer()
 
 /** A JPEG that lies on its side, and says where it was taken and by whom. */
 export const jpegWithExif = (width: number, height: number, orientation: number) =>
@@ -35,7 +35,7 @@ const chunk = (type: string, data: Buffer) => {
   return Buffer.concat([frame.subarray(0, 4), named, frame.subarray(4)])
 }
 /** A PNG by hand: one bit a pixel, all of one colour, with any other chunks before the pixels. */
-export function bits(width: number, height: number, ...extra: [string, Buffer][]) {
+function bits(width: number, height: number, ...extra: [string, Buffer][]) {
   const head = Buffer.alloc(13)
   head.writeUInt32BE(width, 0)
   head.writeUInt32BE(height, 4)
