@@ -205,7 +205,7 @@ export interface Message {
   /** The event's id, the same for every delivery of it. */
   id: string
   subject: string
-  /** When the stream took the event; of one replayed, the first time. */
+  /** When it happened: in its outbox, or where its publisher did not say, when the stream took it. */
   told: Date
   data: unknown
   /** Which delivery this is, from 1. */
@@ -218,7 +218,7 @@ export interface Message {
 export const idOf = (headers: MsgHdrs | undefined, seq: number) =>
   headers?.get('Event-Id') || headers?.get('Nats-Msg-Id') || `${stream}:${seq}`
 
-/** When the stream took a message's event. */
+/** When a message's event happened, by its publisher; else when the stream took it. */
 export const timeOf = (headers: MsgHdrs | undefined, time: Date) => new Date(headers?.get('Event-Time') || time)
 
 /** Thrown by a handler whose message can never succeed: it is terminated, and its reason goes to the dead letters. */

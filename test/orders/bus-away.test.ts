@@ -6,7 +6,7 @@ import { eventually } from '../support/shop.ts'
 import { useOrders } from './orders.ts'
 
 const test = anyTest as TestFn
-const { shop, order, product, customer, eventsOf, onBus } = useOrders(test)
+const { shop, sql, order, product, customer, eventsOf, onBus } = useOrders(test)
 
 test.serial('NATS away → orders go on and the role stays ready; NATS back → every event once', async (t) => {
   const user = customer()
@@ -18,6 +18,7 @@ test.serial('NATS away → orders go on and the role stays ready; NATS back → 
   t.deepEqual([...new Set(answers.map((answer) => answer.status))], [201])
   t.is((await fetch(`${shop.roles.orders.url}/readyz`)).status, 200)
 
+  const back = Date.now()
   await shop.nats.restart()
   const found = await eventually('every event', async () => {
     const events = await eventsOf(user)
@@ -25,6 +26,30 @@ test.serial('NATS away → orders go on and the role stays ready; NATS back → 
   })
   t.is(found.length, 11)
   t.is(new Set(found.map((event) => event.data.orderId)).size, 11)
+  // When it happened, by which a mailed code runs out, and not when the bus came back.
+  const last = await onBus(async (nc) =>
+    (await nc.jetstreamManager()).streams.getMessage(stream, { last_by_subj: 'msg.order.placed' }),
+  )
+  t.true(Date.parse(last.header.get('Event-Time')) < back)
+})
+
+test.serial('20,000 events while the database thinks there are none → NATS back, and they are told', async (t) => {
+  await shop.nats.kill('SIGKILL')
+  const tell = (count: number) =>
+    sql(
+      `insert into orders.outbox (subject, payload)
+       select 'msg.order.placed', '{"padding": "${'x'.repeat(400)}"}' from generate_series(1, ${count})`,
+    )
+  await sql('alter table orders.outbox set (autovacuum_enabled = off)')
+  await tell(3000)
+  await sql('delete from orders.outbox')
+  await sql('vacuum (analyze, truncate off) orders.outbox')
+  await tell(20_000)
+  const from = logged()
+  await shop.nats.restart()
+  await eventually('they are told', async () => (await sql('select from orders.outbox limit 1')).length === 0, 60_000)
+  t.deepEqual(linesWith('outbox not moved', from), [])
+  await sql('alter table orders.outbox reset (autovacuum_enabled)')
 })
 
 test.serial('role started while NATS is away → ready, takes orders, tells them later', async (t) => {
