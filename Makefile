@@ -22,8 +22,9 @@ demo: node_modules/.package-lock.json ## Run the whole shop here (PORT=8080 MAIL
 demo-reset: node_modules/.package-lock.json ## Forget the data of the demo
 	@$(node) src/demo.ts reset
 
+# Shells may have an EMAIL of their own, under which a second tour finds an account.
 tour: node_modules/.package-lock.json ## Walk through a purchase, with each request and answer (URL= INBOX= EMAIL=)
-	@$(node) src/tour.ts --url "$(URL)" --inbox "$(INBOX)" $(if $(EMAIL),--email "$(EMAIL)")
+	@$(node) src/tour.ts --url "$(URL)" --inbox "$(INBOX)" $(if $(filter command,$(origin EMAIL)),--email "$(EMAIL)")
 
 ##@ Operate
 admin: node_modules/.package-lock.json ## Make a registered user an admin (EMAIL=you@example.org)

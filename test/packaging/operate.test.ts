@@ -8,3 +8,9 @@ for (const command of ['status', 'backup', 'restore'])
     t.not(code, 0)
     t.regex(all, /which environment is the shop of the cluster\?[\s\S]*next: the same with ENV=prod/)
   })
+
+test('make tour, an EMAIL in the environment → not taken for the customer; one that is given is', async (t) => {
+  const env = { EMAIL: 'me@example.org' }
+  t.notRegex((await run('make', ['-n', 'tour'], { env })).out, /--email/)
+  t.regex((await run('make', ['-n', 'tour', 'EMAIL=you@example.org'], { env })).out, /--email "you@example\.org"/)
+})
