@@ -37,6 +37,8 @@ spec:
   imagePullSecrets: {$spec.imagePullSecrets}
   nodeSelector: {$spec.nodeSelector}
   tolerations: {$spec.tolerations}
+  affinity:
+    nodeAffinity: {$spec.affinity.nodeAffinity}
   securityContext: {$spec.securityContext}
   volumes: {$spec.volumes}
   containers:
