@@ -170,7 +170,7 @@ export const routes = (deps: Deps): Route[] => [
     method: 'GET',
     path: '/auth/sessions',
     access: 'user',
-    summary: 'Where this user is signed in.',
+    summary: `Where this user is signed in: ${store.mostSessions} sessions at most, then a new one ends the one used longest ago.`,
     answers: { 200: schema.Sessions },
     async handle({ user }) {
       const rows = await store.listSessions(deps.db.knex, user.id)

@@ -195,8 +195,15 @@ export interface SessionRow {
 }
 
 /**
+ * Live sessions of one user. Without an end to them, a day of sign-ins made a list of 400,000, which no role has the time
+ * and memory to answer with.
+ */
+export const mostSessions = 500
+
+/**
  * Begins a session of 30 days at most, with its first refresh token, and adds it to the audit, all in one statement. The
- * user is held meanwhile: `began` is false where the password is another one than expected, if one is.
+ * user is held meanwhile: `began` is false where the password is another one than expected, if one is. Of more sessions
+ * than there may be, those used longest ago end.
  */
 export async function insertSession(
   db: Db,
@@ -218,6 +225,13 @@ const beginning: Statement = {
       insert into auth.session (id, user_id, ip, user_agent, expires_at)
       select $3, id, $4, $5, now() + interval '30 days' from held where password_hash = $2::text or $2::text is null
       returning id, user_id, ip
+    ), ended as (
+      update auth.session set revoked_at = now() where id in (
+        select s.id from auth.session s where s.revoked_at is null and s.id in (
+          select o.id from auth.session o, begun where o.user_id = begun.user_id and o.revoked_at is null
+           order by o.last_used_at desc offset ${mostSessions - 1} limit 1000)
+        -- Another sign-in may be ending the same ones.
+        for update skip locked)
     ), token as (
       insert into auth.refresh_token (token_hash, session_id) select $6, id from begun
     ), noted as (
@@ -263,6 +277,7 @@ export const listSessions = (knex: Knex, userId: string): Promise<SessionRow[]> 
     .where({ user_id: userId })
     .whereRaw(liveSession)
     .orderBy('last_used_at', 'desc')
+    .limit(mostSessions)
 
 /** Revokes one session of a user, or all of them; the ids that were live until now. */
 export async function revoke(knex: Knex, userId: string, sessionId?: string): Promise<string[]> {

@@ -277,6 +277,24 @@ test('sessions → listed with the current one; deleting another user’s is a 4
   await eventually('401', async () => (await shop.call('GET', '/profile', { token: other.token })).status === 401, 5000)
 })
 
+test('more sessions than a user may have → a new one ends those used longest ago, and no other user’s', async (t) => {
+  const user = await shop.user()
+  const stranger = await shop.user()
+  await database.query(
+    `insert into auth.session (id, user_id, ip, user_agent, expires_at, last_used_at)
+     select gen_random_uuid(), $1, '203.0.113.9', '', now() + interval '30 days', now() + i * interval '1 ms'
+     from generate_series(1, 500) i`,
+    [user.id],
+  )
+  const newest = await shop.login(user)
+  const { items } = (await shop.call('GET', '/auth/sessions', { token: newest.token })).body
+  t.is(items.length, 500)
+  t.is(items.filter((s: { current: boolean }) => s.current).length, 1)
+  t.is((await shop.call('POST', '/auth/refresh', { body: { refreshToken: user.refreshToken } })).status, 401)
+  await eventually('401', async () => (await shop.call('GET', '/profile', { token: user.token })).status === 401, 5000)
+  t.is((await shop.call('GET', '/auth/sessions', { token: stranger.token })).body.items.length, 1)
+})
+
 test('log out everywhere → every session ends', async (t) => {
   const user = await shop.user()
   const other = await shop.login(user)
