@@ -36,6 +36,15 @@ test('addresses of one network of IPv6 → count as one; another network goes on
   t.is((await signIn('2001:db8:0:b::1')).status, 401)
 })
 
+test('addresses of IPv4 as a proxy on a socket of both kinds writes them → each counts by itself', async (t) => {
+  const statuses = []
+  for (let i = 1; i < 6; i++) statuses.push((await signIn(`::ffff:192.0.2.${i + 10}`, `both-${i}@example.org`)).status)
+  t.deepEqual(statuses, [401, 401, 401, 401, 401])
+  statuses.length = 0
+  for (let i = 0; i < 3; i++) statuses.push((await signIn('::ffff:192.0.2.11', `both-${i}@example.org`)).status)
+  t.deepEqual(statuses, [401, 401, 429])
+})
+
 test('mails asked for by one address beyond its limit, on whatever path → 429; another address goes on', async (t) => {
   const statuses = []
   for (const path of ['/auth/password/forgot', '/auth/verify/resend', '/auth/password/forgot'])
