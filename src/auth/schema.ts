@@ -11,13 +11,16 @@ const isTimeZone = (zone: string) => {
   }
 }
 
+// zod's own refuses signs such as & and /, and domains of other scripts (xn--…), whose owners could not register.
+const address =
+  /^[\w!#$%&'*+/=?^`{|}~-]+(\.[\w!#$%&'*+/=?^`{|}~-]+)*@([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+([a-z]{2,63}|xn--[a-z0-9-]{1,59})$/
 /** Addresses are compared in lower case and without surrounding blanks. */
 const Email = z
   .string()
   .trim()
   .toLowerCase()
   .max(254, 'must have at most 254 characters')
-  .pipe(z.email('must be a mail address'))
+  .pipe(z.email({ pattern: address, error: 'must be a mail address' }))
   .meta({ format: 'email', examples: ['asha@example.org'] })
 // Half a surrogate pair is no text: it would be stored as U+FFFD, as every other half, and as what was no UTF-8.
 const isText = (text: string) => text.isWellFormed() && !text.includes('\ufffd')

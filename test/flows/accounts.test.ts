@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { domainToUnicode } from 'node:url'
 import test from 'ava'
 import jwt from 'jsonwebtoken'
 import pg from 'pg'
@@ -341,6 +342,18 @@ test('profile → read and changed; what is not a name, language or time zone is
     null,
   ])
     t.is((await shop.call('PATCH', '/profile', { token: user.token, body })).status, 400, JSON.stringify(body))
+})
+
+test('addresses with signs that few have, and of a domain in another script → registered, and their mail arrives', async (t) => {
+  const id = randomBytes(6).toString('hex')
+  for (const email of [`r&d.${id}@example.org`, `ada/sales=${id}@example.org`, `${id}@xn--11b5bs1di.xn--h2brj9c`]) {
+    t.is((await register(email)).status, 202, email)
+    // The inbox shows the domain in its script.
+    const [name, domain] = email.split('@') as [string, string]
+    t.regex(codeIn(await shop.mailTo(`${name}@${domainToUnicode(domain)}`)), /^[0-9]{6}$/)
+  }
+  for (const email of [`.${id}@example.org`, `a..${id}@example.org`, `${id}@192.0.2.1`, `${id}@localhost`])
+    t.is((await register(email)).status, 400, email)
 })
 
 test('bad input to register → a 400 that names each field and rule', async (t) => {
