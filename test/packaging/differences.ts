@@ -92,14 +92,6 @@ export const differences: readonly Difference[] = [
     reason: 'On one host the edge speaks TLS; in a cluster, the Ingress or Gateway before it does.',
   })),
   {
-    parts: ['migrate'],
-    form: 'prod',
-    field: 'env NATS_REPLICAS',
-    compose: '1',
-    cluster: '3',
-    reason: 'One host has one server of the bus, a cluster three.',
-  },
-  {
     parts: ['nats'],
     form: 'prod',
     field: 'port 6222',

@@ -232,6 +232,7 @@ export async function render(form: Form): Promise<Rendered> {
             BODEGA_PARTS: 'external',
             PUBLIC_URL: 'https://shop.example.org',
             MAIL_FROM: 'Bodega <shop@example.org>',
+            NATS_REPLICAS: '3',
           }),
           kustomize('kustomize/overlays/prod-standalone'),
           helm('--values', 'helm/bodega/values-prod.yaml', '--set', 'postgres.enabled=true,pgo.enabled=false'),
