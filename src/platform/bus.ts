@@ -303,18 +303,23 @@ export function consume(
         if (closing.signal.aborted) return
         const consumer = await nc.jetstream().consumers.get(stream, durable)
         const { max_deliver: maxDeliver = -1 } = (await consumer.info(true)).config
-        const messages = await consumer.consume({ max_messages: concurrency, expires: 5000 })
-        const stop = () => void messages.close()
-        closing.signal.addEventListener('abort', stop, { once: true })
-        // A stop that was asked for since the look above is not told again.
-        if (closing.signal.aborted) stop()
         wait = 250
-        for await (const m of messages) {
-          const work = end(m, maxDeliver).finally(() => inHand.delete(work))
-          inHand.add(work)
-          if (inHand.size >= concurrency) await Promise.race(inHand)
+        while (!closing.signal.aborted) {
+          // Half at a time, so that there is work while more is asked for.
+          while (inHand.size > concurrency / 2) await Promise.race(inHand)
+          // No more than there is room for: what waits here is delivered again after 30 s, and what a stop must end first.
+          // The client's endless consume() asks for as many again every 2.5 s while none is taken (nats 2.29).
+          const messages = await consumer.fetch({ max_messages: concurrency - inHand.size, expires: 5000 })
+          const stop = () => void messages.close()
+          closing.signal.addEventListener('abort', stop, { once: true })
+          // A stop that was asked for since the look above is not told again.
+          if (closing.signal.aborted) stop()
+          for await (const m of messages) {
+            const work = end(m, maxDeliver).finally(() => inHand.delete(work))
+            inHand.add(work)
+          }
+          closing.signal.removeEventListener('abort', stop)
         }
-        closing.signal.removeEventListener('abort', stop)
       } catch (err) {
         if (closing.signal.aborted) return
         log.warn({ err, consumer: durable, retryMs: wait }, 'cannot take messages')

@@ -35,6 +35,8 @@ test.serial('mail server down → nothing is lost or given up; each mail is sent
   )
   await eventually('mails are held', async () => (await metric('mails_total', { result: 'held' })) > 0)
   t.is(await waiting(), 300)
+  // Those it has begun; more would be delivered again, and again, while they wait.
+  t.true((await metric('bus_consumer_lag', { consumer: 'mailer', state: 'in_hand' })) <= 64)
   t.is((await fetch(`${shop.roles.notifications.url}/readyz`)).status, 200)
   await sink.up()
   await settled(60_000)
