@@ -4,6 +4,8 @@
 set -euo pipefail
 umask 077
 export LC_ALL=C
+# The tar of a Mac puts ._NAME beside each file that has attributes, and such a backup or bundle would be refused elsewhere.
+export COPYFILE_DISABLE=1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/shared.sh
 
