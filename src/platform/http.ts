@@ -212,6 +212,8 @@ function identify(
   const user = assertion ? read(assertion) : undefined
   if (!user) throw problem.unauthenticated('unauthenticated', 'This route needs a session, proven by the edge.')
   ctx.state.user = user
+  // Of one person, and so for no disk of a shared computer and no proxy's cache. A handler may say otherwise.
+  ctx.set('Cache-Control', 'no-store')
   if (!allows(access, user.roles)) throw problem.forbidden('forbidden', `This needs the permission ${access}.`)
   return user
 }

@@ -320,18 +320,16 @@ test('forgot, reset → the new password works, the old one and every session do
   t.is((await shop.call('POST', '/auth/refresh', { body: { refreshToken: user.refreshToken } })).status, 401)
 })
 
-test('profile → read and changed; what is not a name, language or time zone is refused', async (t) => {
+test('profile → read and changed, and kept in no cache; what is not a name, language or time zone is refused', async (t) => {
   const user = await shop.user()
   const changed = await shop.call('PATCH', '/profile', {
     token: user.token,
     body: { name: 'Ada', locale: 'de', timeZone: 'Europe/Berlin' },
   })
   t.is(changed.status, 200)
-  t.like((await shop.call('GET', '/profile', { token: user.token })).body, {
-    name: 'Ada',
-    locale: 'de',
-    timeZone: 'Europe/Berlin',
-  })
+  const shown = await shop.call('GET', '/profile', { token: user.token })
+  t.like(shown.body, { name: 'Ada', locale: 'de', timeZone: 'Europe/Berlin' })
+  t.is(shown.headers['cache-control'], 'no-store')
   for (const body of [
     {},
     { roles: ['admin'] },
