@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import anyTest from 'ava'
+import { parseAllDocuments } from 'yaml'
 import { eventually } from '../support/shop.ts'
 import { run } from './host.ts'
 
@@ -107,6 +108,15 @@ test('the PostgresCluster of overlays/prod and of the chart → the real definit
     const taken = await k(['apply', '--dry-run=server', '--validate=strict', '-f', '-'], out)
     t.is(taken.code, 0, `${what}: ${taken.all}`)
     t.regex(taken.out, /postgrescluster\S+\/bodega-db created/, what)
+    // A namespace with a quota refuses a pod of which one container has no limits.
+    const { instances, proxy, backups } = parseAllDocuments(out)
+      .map((document) => document.toJS())
+      .find((object) => object?.kind === 'PostgresCluster').spec
+    const { repoHost, jobs, sidecars } = backups.pgbackrest
+    const beside = { ...instances[0].sidecars, ...proxy.pgBouncer.sidecars, ...sidecars }
+    t.deepEqual(Object.keys(beside).sort(), ['pgbackrest', 'pgbackrestConfig', 'pgbouncerConfig', 'replicaCertCopy'])
+    for (const { resources } of [instances[0], proxy.pgBouncer, repoHost, jobs, ...Object.values(beside)])
+      t.deepEqual(Object.keys(resources.limits).sort(), ['cpu', 'memory'], what)
     // A definition that takes anything would prove nothing.
     const misspelt = await k(
       ['apply', '--dry-run=server', '--validate=strict', '-f', '-'],
