@@ -105,7 +105,7 @@ export function openPictures({ db, schema, objects, name, form, log }: Options):
     release: (trx, picture) =>
       trx.raw(
         `update ${schema}.object set used_at = now()
-         where hash in (select hash from ${schema}.object where hash = any (?) order by hash for update)`,
+         where hash = any (array(select hash from ${schema}.object where hash = any (?) order by hash for update))`,
         [Object.values(picture)],
       ),
 

@@ -131,3 +131,27 @@ test.serial(
     t.is((await purge()).mails, 0)
   },
 )
+
+test.serial('purge, much that is over while the database thinks that there is none → all of it goes', async (t) => {
+  const tables = ['session', 'login_failure', 'audit']
+  const { id } = await shop.user()
+  for (const table of tables) await sql(`alter table auth.${table} set (autovacuum_enabled = off)`)
+  await sql(
+    `insert into auth.session (id, user_id, ip, user_agent, expires_at)
+     select gen_random_uuid(), $1, '203.0.113.9', '', now() - interval '8 days' from generate_series(1, 20000)`,
+    id,
+  )
+  await sql(
+    `insert into auth.login_failure (key, failures, last_at)
+     select sha256(i::text::bytea), 1, now() - interval '2 days' from generate_series(1, 20000) i`,
+  )
+  await sql(
+    `insert into auth.audit (event, at)
+     select 'login.failed', now() - interval '366 days' from generate_series(1, 20000)`,
+  )
+  // As after a look at what was empty, and is full again.
+  for (const table of tables)
+    await sql(`update pg_class set reltuples = 0, relpages = 100 where oid = $1::regclass`, `auth.${table}`)
+  const { logins, audit } = await purge()
+  t.deepEqual([logins, audit], [40_000, 20_000])
+})
