@@ -5,8 +5,8 @@ command -v kubectl >/dev/null || die "kubectl is not installed" "next: kubernete
 space=${NAMESPACE:-bodega}
 k() { kubectl --namespace "$space" "$@"; }
 part() { printf 'app.kubernetes.io/part-of=bodega,app.kubernetes.io/component in (%s)' "$1"; }
-shop=$(part auth,products,orders,notifications,edge)
-[ -n "$(k get deployments -l "$shop" -o name)" ] || die "there is no shop in the namespace $space of context $(kubectl config current-context 2>/dev/null)" \
+deployments=$(part auth,products,orders,notifications,edge)
+[ -n "$(k get deployments -l "$deployments" -o name)" ] || die "there is no shop in the namespace $space of context $(kubectl config current-context 2>/dev/null)" \
   "next: NAMESPACE=…, or kubectl config use-context …"
 
 # worker NAME OBJECT COMPONENT [IMAGE]: a pod with the settings, secrets and place of OBJECT's pods, which sleeps until
@@ -83,11 +83,11 @@ adopted() {
   k exec bodega-migrate -- node /app/src/main.ts migrate
 }
 stop_shop() {
-  replicas=$(k get deployments -l "$shop" -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.replicas}{"\n"}{end}')
+  replicas=$(k get deployments -l "$deployments" -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.replicas}{"\n"}{end}')
   # An autoscaler leaves alone what has none.
-  k scale deployments -l "$shop" --replicas=0 >/dev/null
+  k scale deployments -l "$deployments" --replicas=0 >/dev/null
   # The workers live under the same labels, so the pods are asked for by their ReplicaSets' one.
-  k wait --for=delete pods -l "$shop,pod-template-hash" --timeout=2m >/dev/null
+  k wait --for=delete pods -l "$deployments,pod-template-hash" --timeout=2m >/dev/null
 }
 # scale_up LINES: scales Deployments, each a line of name and number, and waits for all of them.
 scale_up() {
