@@ -181,7 +181,8 @@ export async function importLarge(shop: Shop, count: number) {
     said = text
   })
   const watch = setInterval(() => {
-    const now = child.exitCode === null ? memoryOf(child.pid) : 0
+    // One that has ended and is not yet waited for has no memory.
+    const now = child.exitCode === null ? memoryOf(child.pid) || 0 : 0
     most = Math.max(most, now)
     const percent = Number(/(\d+) % ·/.exec(said)?.[1])
     if (percent >= 10 && Number.isNaN(early)) early = now
