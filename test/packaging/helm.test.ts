@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import anyTest from 'ava'
@@ -118,6 +118,31 @@ test('files that other targets have too → the same ones', (t) => {
     read('helm/bodega/charts/objectstore/identities.sh'),
     read('kustomize/components/objectstore/server/identities.sh'),
   )
+})
+
+test('another configuration or script of a server → its pods are made anew, and those of no other part', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'bodega-chart-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const templates = async (of: string) => {
+    const { out } = await run('helm', ['template', 'bodega', of])
+    return new Map(manifests(out).map((one) => [id(one), JSON.stringify(one.spec?.template)]))
+  }
+  const before = await templates(chart)
+  for (const [file, part] of Object.entries({
+    'nats/nats.conf': 'nats',
+    'nats/vars.sh': 'nats',
+    'objectstore/identities.sh': 'objectstore',
+  })) {
+    const copy = join(dir, file.replaceAll('/', '-'))
+    cpSync(chart, copy, { recursive: true })
+    appendFileSync(join(copy, 'charts', file), '# another\n')
+    const changed = [...(await templates(copy))].filter(([name, template]) => template !== before.get(name))
+    t.deepEqual(
+      changed.map(([name]) => name),
+      [`StatefulSet bodega-${part}`],
+      file,
+    )
+  }
 })
 
 test('every value of the schema → in values.yaml with a comment, and no other is there', (t) => {
@@ -264,6 +289,33 @@ test('a migrate that goes past a pooler, a bus named by its IPv6 address → the
   t.deepEqual(policy?.match(/port: \d+/g), ['port: 6432', 'port: 5433', 'port: 4333'])
 })
 
+test('null for what a pod may take, in each part, and for what an owner may add → neither of them is there', async (t) => {
+  const none = { resources: { requests: { memory: null }, limits: { cpu: null } } }
+  const of = (parts: string[]) => Object.fromEntries(parts.map((part) => [part, none]))
+  const roles = Object.keys(documented.roles as Values)
+  const parts = ['edge', 'migrate', 'postgres', 'nats', 'objectstore']
+  for (const [values, changed] of [
+    [of([...parts, 'roleDefaults']), [...parts, ...roles]],
+    [{ roles: of(roles) }, roles],
+  ] as const) {
+    const { text, failed } = await render(values)
+    t.false(failed, text)
+    const pods = manifests(text).filter(
+      ({ metadata, spec }) => spec?.template && changed.some((part) => metadata.name.startsWith(`bodega-${part}`)),
+    )
+    t.is(pods.length, changed.length)
+    for (const { metadata, spec } of pods) {
+      const { limits, requests } = spec?.template?.spec.containers[0]?.resources ?? {}
+      t.deepEqual(Object.keys({ ...limits }), ['ephemeral-storage', 'memory'], metadata.name)
+      t.deepEqual(Object.keys({ ...requests }), ['cpu', 'ephemeral-storage'], metadata.name)
+    }
+  }
+  // As a file has it in which every line below is a comment.
+  const empty = { extraEnv: null }
+  const { text } = await render({ edge: empty, migrate: empty, roles: { orders: { ...empty, resources: null } } })
+  t.is(text, (await render()).text)
+})
+
 test('a misspelt or wrong value → refused at once, with its path', async (t) => {
   const wrong: [Values, RegExp][] = [
     [{ edge: { replica: 2 } }, /at '\/edge': additional properties 'replica' not allowed/],
@@ -308,7 +360,9 @@ interface Manifest {
   }
 }
 interface Container {
+  name: string
   image: string
+  resources?: Record<string, Record<string, string>>
   env?: { name: string; value?: string }[]
 }
 const manifests = (text: string) =>

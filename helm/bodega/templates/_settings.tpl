@@ -39,7 +39,7 @@
 {{- if $root.Values.autoscaling.enabled }}{{ $_ := set $env "DATABASE_POOL" "4" }}{{ end -}}
 {{- $settings := include "bodega.settings" $root | fromJson -}}
 {{- range $role.settings }}{{ $_ := set $env . (get $settings .) }}{{ end -}}
-{{- mergeOverwrite $env $role.extraEnv | toJson -}}
+{{- mergeOverwrite $env ($role.extraEnv | default dict) | toJson -}}
 {{- end -}}
 
 {{/* Where a login of the database is mounted from: (list $ database prefix pgoUser) */}}

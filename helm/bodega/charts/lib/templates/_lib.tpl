@@ -106,6 +106,17 @@ securityContext:
   capabilities: { drop: [ALL] }
 {{- end -}}
 
+{{/* Requests and limits, without those that are null: Helm leaves them where a chart of ours has no such key, or is a part. */}}
+{{- define "lib.resources" -}}
+{{- $resources := deepCopy (. | default dict) -}}
+{{- range $quantities := $resources }}
+{{- range $what, $quantity := deepCopy $quantities }}
+{{- if kindIs "invalid" $quantity }}{{ $_ := unset $quantities $what }}{{ end }}
+{{- end }}
+{{- end }}
+{{- toYaml $resources -}}
+{{- end -}}
+
 {{/* startup, readiness and liveness by HTTP:
      (dict "port" "startupPath" "readyPath" "livePath" "every" "startupSeconds" "liveEvery" "liveFailures" "timeout"), and
      for liveness by a command instead "liveScript" "liveTimeout" */}}
