@@ -145,6 +145,22 @@ testWith(
   },
 )
 
+testWith('kubectl', 'helm')(
+  'the operator’s database, by overlay and by chart → no commit and no uninstall deletes it',
+  async (t) => {
+    const values = ['-f', 'helm/bodega/values-prod.yaml', '--set', 'pgo.crdCheck=false']
+    for (const [target, { out }] of Object.entries({
+      'kustomize.toolkit.fluxcd.io/prune: disabled': await run('kubectl', ['kustomize', 'kustomize/overlays/prod']),
+      'helm.sh/resource-policy: keep': await run('helm', ['template', 'bodega', 'helm/bodega', ...values]),
+    })) {
+      const { metadata } = parse(out).find(({ kind }) => kind === 'PostgresCluster')
+      const words = Object.entries(metadata.annotations).map((entry) => entry.join(': '))
+      // Argo CD keeps what Helm is told to keep when the Application goes, and not when a commit no longer has it.
+      t.deepEqual(words.sort(), ['argocd.argoproj.io/sync-options: Prune=false,Delete=false', target])
+    }
+  },
+)
+
 // CRDs of Flux and Argo CD, one YAML file each, such as config/crd/bases of their repositories.
 const crds = process.env.GITOPS_CRDS ?? ''
 if (!crds) process.stderr.write('skipped in test/packaging/gitops.test.ts: GITOPS_CRDS names no folder of CRDs\n')
