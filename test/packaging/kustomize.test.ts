@@ -112,10 +112,34 @@ testWith('kubectl')(
   },
 )
 
+const page = readFileSync(join(import.meta.dirname, '../../docs/kubernetes.md'), 'utf8')
+testWith('kubectl')(
+  'the overlay of docs/kubernetes.md → the shop by its own name and certificate, from its own registry',
+  async (t) => {
+    const [, text = ''] = page.match(/```yaml\n(# kustomize\/overlays\/mine[\s\S]*?)```/) ?? []
+    const { resources, components, ...more } = parse(text)
+    const on = `overlays/${resources[0].replace('../', '')}`
+    const named = components.map((path: string) => path.replace('../../components/', ''))
+    const objects = manifests(await overlay({ on, components: named, more }))
+    t.like(objects.find(({ kind }) => kind === 'Ingress')?.spec, {
+      ingressClassName: 'nginx',
+      rules: [{ host: 'shop.example.org' }],
+      tls: [{ hosts: ['shop.example.org'], secretName: 'shop-tls' }],
+    })
+    t.like(objects.find(({ metadata }) => metadata.name.startsWith('bodega-settings-'))?.data, {
+      PUBLIC_URL: 'https://shop.example.org',
+      TRUSTED_PROXIES: '10.244.0.0/16',
+      LOG_LEVEL: 'info',
+    })
+    const images = pods(objects).flatMap(({ pod }) => pod.containers.map(({ image }) => image))
+    for (const image of images.filter((one) => one.includes('bodega-')))
+      t.regex(image, /^registry\.example\.org\/shop\/bodega-/)
+  },
+)
+
 testWith('kubectl')(
   'the login for a registry, as docs/kubernetes.md has it, on overlays/prod → every account',
   async (t) => {
-    const page = readFileSync(join(import.meta.dirname, '../../docs/kubernetes.md'), 'utf8')
     const [, patches = ''] = page.match(/```yaml\n(patches:[\s\S]*?)```/) ?? []
     const objects = manifests(await overlay({ on: 'overlays/prod', components: [], more: parse(patches) }))
     const accounts = objects.filter(({ kind }) => kind === 'ServiceAccount')
