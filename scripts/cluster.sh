@@ -5,7 +5,7 @@ command -v kubectl >/dev/null || die "kubectl is not installed" "next: kubernete
 space=${NAMESPACE:-bodega}
 k() { kubectl --namespace "$space" "$@"; }
 part() { printf 'app.kubernetes.io/part-of=bodega,app.kubernetes.io/component in (%s)' "$1"; }
-deployments=$(part auth,products,orders,notifications,edge)
+deployments=$(part "$(printf '%s,' "${roles[@]}")edge")
 [ -n "$(k get deployments -l "$deployments" -o name)" ] || die "there is no shop in the namespace $space of context $(kubectl config current-context 2>/dev/null)" \
   "next: NAMESPACE=…, or kubectl config use-context …"
 

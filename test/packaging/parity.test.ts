@@ -3,7 +3,19 @@ import { roles } from '../../src/roles.ts'
 import { faults } from './faults.ts'
 import { pods, toModel, toModels } from './model.ts'
 import { mutations } from './mutations.ts'
-import { clusters, type Form, forms, lacking, type Rendered, render, type Target, targets } from './render.ts'
+import {
+  clusters,
+  type Form,
+  forms,
+  helm,
+  kustomize,
+  lacking,
+  type Manifest,
+  type Rendered,
+  render,
+  type Target,
+  targets,
+} from './render.ts'
 
 const missing = await lacking('docker', 'kubectl', 'helm')
 if (missing.length > 0) process.stderr.write(`skipped in test/packaging, do not answer: ${missing.join(', ')}\n`)
@@ -18,6 +30,25 @@ for (const form of forms)
       t.deepEqual(faults(rendered[form], form), [])
     },
   )
+
+parity(
+  'PostgreSQL by the operator, by Kustomize and by Helm → the same cluster, and every part alike that uses it',
+  async (t) => {
+    const rendered = {
+      kustomize: await kustomize('kustomize/overlays/prod'),
+      helm: await helm('--values', 'helm/bodega/values-prod.yaml', '--set', 'pgo.crdCheck=false'),
+    }
+    const [one, other] = clusters.map((target) =>
+      toModel(target, { ...rendered, compose: { services: {}, secrets: {} } }),
+    )
+    t.deepEqual(one, other)
+    const cluster = (objects: Manifest[]) => {
+      const { users, ...spec } = objects.find(({ kind }) => kind === 'PostgresCluster')?.spec ?? {}
+      return { ...spec, users: (users as { name: string }[]).toSorted((a, b) => a.name.localeCompare(b.name)) }
+    }
+    t.deepEqual(cluster(rendered.kustomize), cluster(rendered.helm))
+  },
+)
 
 for (const target of clusters)
   parity(`each role and the edge, rendered for prod by ${target} → an autoscaler and a budget for each`, (t) => {
