@@ -51,6 +51,9 @@ export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
     ssl: c.DATABASE_CA ? { ca: c.DATABASE_CA } : undefined,
     connectionTimeoutMillis: connectTimeout,
     keepAlive: true,
+    // By the system's 2 h, firewalls and load balancers would long have forgotten a quiet connection, some after 4 minutes, and
+    // say nothing: the next statement on it, an order perhaps, would wait until it is given up.
+    keepAliveInitialDelayMillis: 60_000,
     application_name: role,
     types,
   }
@@ -61,8 +64,11 @@ export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
       min: 0,
       max: c.DATABASE_POOL,
       propagateCreateError: true,
-      // A connection whose last statement was given up is still waiting for its answer, and so would be the next one.
-      validate: (client: pg.Client & { readyForQuery: boolean }) => client.readyForQuery,
+      // A connection whose last statement was given up is still waiting for its answer, and so would be the next one. Where that
+      // was a BEGIN, or a ROLLBACK was given up behind it, what is answered later leaves a transaction open, which the next
+      // statement would be a part of: acknowledged, and never committed.
+      validate: (client: pg.Client & { readyForQuery: boolean }) =>
+        client.readyForQuery && client.getTransactionStatus() === 'I',
     },
     acquireConnectionTimeout: connectTimeout,
   })

@@ -1,9 +1,10 @@
+import { existsSync, readFileSync } from 'node:fs'
 import anyTest, { type TestFn } from 'ava'
 import { eventually } from '../support/shop.ts'
 import { useOrders } from './orders.ts'
 
 const test = anyTest as TestFn
-const { sql, as, order, product, customer } = useOrders(test)
+const { shop, sql, as, order, product, customer } = useOrders(test)
 
 test.serial(
   'connections lost while the database takes no new ones → those that are left answer everything',
@@ -14,7 +15,10 @@ test.serial(
     const atOnce = () => Promise.all(Array.from({ length: 20 }, place))
     await atOnce()
     const opened = () =>
-      sql(`select pid, usename from pg_stat_activity where application_name = 'orders' order by backend_start`)
+      sql(
+        `select pid, usename from pg_stat_activity
+         where application_name = 'orders' and datname = current_database() order by backend_start`,
+      )
     const before = await eventually('its eight pipelined connections', async () => {
       const rows = await opened()
       return rows.length > 8 && rows
@@ -33,5 +37,24 @@ test.serial(
       t.is((await as(user, 'GET', '/order')).status, 200)
       return (await opened()).length > before.length - lost.length
     })
+  },
+)
+
+const sockets = '/proc/net/tcp'
+;(existsSync(sockets) ? test.serial : test.skip)(
+  'connections that are quiet → kept known on the way, each minute',
+  async (t) => {
+    const user = customer()
+    await Promise.all(Array.from({ length: 20 }, () => as(user, 'GET', '/order')))
+    const port = Number(new URL(shop.databaseUrl).port).toString(16).padStart(4, '0').toUpperCase()
+    // proc_net_tcp(5): one that is established (01), whose next timer is that of the keepalive (02), in hundredths of a second.
+    const line = new RegExp(`^ *\\d+: \\w+:\\w+ \\w+:${port} 01 \\w+:\\w+ 02:(\\w+)`, 'gm')
+    const seconds = await eventually('its eight pipelined connections rest', async () => {
+      const found = [...readFileSync(sockets, 'utf8').matchAll(line)].map(
+        ([, left = '']) => Number.parseInt(left, 16) / 100,
+      )
+      return found.length >= 8 && found
+    })
+    t.true(Math.max(...seconds) <= 60, `${Math.max(...seconds)} s`)
   },
 )

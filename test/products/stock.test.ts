@@ -1,10 +1,13 @@
 import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import test from 'ava'
 import type pg from 'pg'
 import type { Product } from '../../src/products/schema.ts'
+import { freeze } from '../chaos/faults.ts'
+import { eventually } from '../support/shop.ts'
 import { useProducts } from './role.ts'
 
-const { ask, add, connect } = useProducts(test)
+const { shop, ask, add, connect } = useProducts(test)
 const stockOf = async ({ id }: Product) => (await ask('GET', `/product/${id}`)).body.stock as number
 const change = (id: string, body: unknown, as: 'staff' | 'customer' | undefined = 'staff') =>
   ask('PUT', `/product/${id}/stock`, { as, body })
@@ -14,6 +17,35 @@ const take = async (orders: pg.Client, lines: [Product | string, number][]) => {
   const quantities = lines.map(([, quantity]) => quantity)
   return (await orders.query('select * from products.take_stock($1, $2)', [ids, quantities])).rows
 }
+
+test.serial(
+  'PUT /product/{id}/stock, once the database stood still for 10 s → what is answered with 200 is there',
+  async (t) => {
+    t.timeout(60_000)
+    const product = await add({ stock: 5 })
+    await using admin = await connect('admin')
+    const sessions = async (condition = 'true') => {
+      const { rows } = await admin.query(
+        `select pid from pg_stat_activity
+       where application_name = 'products' and datname = current_database() and ${condition}`,
+      )
+      return rows.map(({ pid }) => pid as number)
+    }
+    const log = () => readFileSync(shop.roles.products.log)
+    const from = log().length
+    const thaw = freeze(await sessions())
+    t.teardown(thaw)
+    await eventually('the relay gives up', async () => log().subarray(from).includes('outbox not moved'), 20_000)
+    thaw()
+    // What it had asked for is done now, mostly a BEGIN, and it does not know.
+    await eventually(
+      'that is done',
+      async () => (await sessions(`(state = 'idle in transaction' or query = 'ROLLBACK')`)).length > 0,
+    )
+    t.is((await change(product.id, { stock: 12 })).status, 200)
+    t.is(await stockOf(product), 12)
+  },
+)
 
 test('PUT /product/{id}/stock → set or changed, and the ETag stays', async (t) => {
   const product = await add({ stock: 5 })
