@@ -157,6 +157,8 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
 
   return async (message: Message) => {
     const subject = message.subject as Subject
+    // While an upgrade goes on, its event comes to the old code too, which must not end what the new code makes a mail of.
+    if (!Object.hasOwn(events, subject)) throw new Error(`${subject} is an event of another version`)
     const stage = stageOf[subject]
     const draftOf = drafts[subject] as ((payload: unknown) => Draft) | undefined
     if (!stage && !draftOf) return

@@ -4,7 +4,7 @@ import test from 'ava'
 import { headers } from 'nats'
 import { stream } from '../../src/events.ts'
 import { eventually } from '../support/shop.ts'
-import { messageId, person, usePost } from './post.ts'
+import { messageId, orderOf, person, usePost } from './post.ts'
 
 const { shop, sink, publish, tell, mailOf, settled, onBus, metric } = usePost(test)
 
@@ -88,6 +88,19 @@ test.serial('an error at every delivery → given up after maxDeliver of them, w
   t.is(copiesOf(id), 0)
   await dlq('drop', number)
 })
+
+test.serial(
+  'an event of a later version → waits for code that knows it, and is given up when none comes',
+  async (t) => {
+    const nak = await metric('bus_messages_total', { consumer: 'mailer', result: 'nak' })
+    await publish([{ subject: 'msg.order.of_a_later_version', data: orderOf(person('en')), id: randomUUID() }])
+    const number = await letterWith(
+      'given up after 3 deliveries: msg.order.of_a_later_version is an event of another version',
+    )
+    t.is(await metric('bus_messages_total', { consumer: 'mailer', result: 'nak' }), nak + 2)
+    await dlq('drop', number)
+  },
+)
 
 test.serial('a mail that cannot be recorded, among 30 → they are sent at once, and it alone is given up', async (t) => {
   await shop.roles.notifications.stop()

@@ -274,7 +274,7 @@ test('events that are no mails → are acknowledged in silence', async (t) => {
   await publish([
     { subject: 'msg.order.delivered', data: orderOf(user), id: randomUUID() },
     { subject: 'msg.user.verified', data: user, id: randomUUID() },
-    { subject: 'msg.product.of_a_later_version', data: { any: 'thing' }, id: randomUUID() },
+    { subject: 'msg.product.image_changed', data: { any: 'thing' }, id: randomUUID() },
   ])
   await settled()
   t.false(sink.taken.slice(before).some((mail) => mail.recipients.includes(user.email)))
