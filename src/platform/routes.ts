@@ -78,8 +78,8 @@ export const route = <
   },
 ) => declared as unknown as Route
 
-/** `{id: uuid}`, the parameters of most paths; anything else is a 404. */
-export const Id = z.object({ id: z.uuid() })
+/** `{id: uuid}`, the parameters of most paths, in the small letters that every id here has; anything else is a 404. */
+export const Id = z.object({ id: z.uuid().toLowerCase() })
 
 /** Where a list goes on, as every list's answer has it. */
 export const NextCursor = z
