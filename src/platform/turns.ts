@@ -17,3 +17,20 @@ export function turns(atOnce: number, most: number, tooMany: string) {
     }
   }
 }
+
+/** Gives whoever asks with one key its turn after all who came before with the same key; it ends with the block that uses it. */
+export function queues() {
+  const last = new Map<string, Promise<void>>()
+  return async (key: string): Promise<Disposable> => {
+    const before = last.get(key)
+    const { promise: ended, resolve: end } = Promise.withResolvers<void>()
+    last.set(key, ended)
+    await before
+    return {
+      [Symbol.dispose]() {
+        if (last.get(key) === ended) last.delete(key)
+        end()
+      },
+    }
+  }
+}
