@@ -99,14 +99,22 @@ const signingKeys: Type<SigningKey[]> = {
       k && typeof k.kid === 'string' && typeof k.pem === 'string' && ['next', 'active', 'previous'].includes(k.state)
     if (!Array.isArray(keys) || !keys.every(whole)) rule('must be a list of {kid, state: next|active|previous, pem}')
     if (keys.filter((k) => k.state === 'active').length !== 1) rule('must have exactly one active key')
-    for (const { kid, pem } of keys)
-      try {
-        createPrivateKey(pem)
-      } catch {
-        rule(`must have a private key as the pem of ${kid}; this one cannot be read`)
-      }
+    if (new Set(keys.map(({ kid }) => kid)).size < keys.length) rule('must have a kid of its own for each key')
+    for (const { kid, pem } of keys) {
+      const { asymmetricKeyType, asymmetricKeyDetails } = readKey(pem, kid)
+      // No other key signs RS256; of a shorter one jsonwebtoken takes none.
+      if (asymmetricKeyType !== 'rsa' || (asymmetricKeyDetails?.modulusLength ?? 0) < 2048)
+        rule(`must have an RSA key of 2048 bits or more as the pem of ${kid}`)
+    }
     return keys
   },
+}
+function readKey(pem: string, kid: string) {
+  try {
+    return createPrivateKey(pem)
+  } catch {
+    return rule(`must have a private key as the pem of ${kid}; this one cannot be read`) as never
+  }
 }
 
 const postgres = url(['postgres:', 'postgresql:'], 'postgres://orders_a:password@postgres:5432/bodega')

@@ -1,3 +1,4 @@
+import { generateKeyPairSync, type KeyObject } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -120,6 +121,22 @@ for (const keys of [
     const error = t.throws(() => config('auth', { ...good, JWT_KEYS: keys }), { instanceOf: ConfigError })
     t.regex(error.message, /JWT_KEYS must /)
   })
+
+test('JWT_KEYS with two keys of one name, or a key that cannot sign RS256 → refused; of 2048 bits → taken', (t) => {
+  const pemOf = ({ privateKey }: { privateKey: KeyObject }) => privateKey.export({ type: 'pkcs8', format: 'pem' })
+  const good2048 = pemOf(generateKeyPairSync('rsa', { modulusLength: 2048 }))
+  const parse = (...keys: [kid: string, state: string, pem: unknown][]) =>
+    settings.JWT_KEYS.type.parse(JSON.stringify(keys.map(([kid, state, pem]) => ({ kid, state, pem }))))
+  t.is(parse(['a', 'active', good2048], ['b', 'next', good2048]).length, 2)
+  t.throws(() => parse(['a', 'active', good2048], ['a', 'next', good2048]), { message: /a kid of its own for each/ })
+  for (const pem of [
+    pemOf(generateKeyPairSync('rsa', { modulusLength: 1024 })),
+    pemOf(generateKeyPairSync('ec', { namedCurve: 'P-256' })),
+  ])
+    t.throws(() => parse(['a', 'active', good2048], ['b', 'next', pem]), {
+      message: /2048 bits or more as the pem of b/,
+    })
+})
 
 test('a sender without one address → refused; with a name or without, taken', (t) => {
   const mail = { ...good, SMTP_URL: 'smtp://mail:25' }
