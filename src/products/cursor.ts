@@ -11,7 +11,9 @@ export interface Position {
   alike: boolean
 }
 
-const texts = z.object({ f: z.string(), k: z.string(), i: z.uuid(), a: z.boolean() })
+// PostgreSQL's text cannot hold a null character.
+const key = z.string().refine((text) => !text.includes('\0'))
+const texts = z.object({ f: z.string(), k: key, i: z.uuid(), a: z.boolean() })
 const forms = {
   name: texts,
   price: texts.extend({ k: z.int() }),

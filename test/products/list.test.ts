@@ -157,6 +157,10 @@ test('GET /product, cursor with another filter or sort → 400 cursor_mismatch; 
     t.is((await list({ ...newest, cursor: written({ ...moment, k }) })).status, 200, k)
   const none = ['0000-01-01T00:00:00Z', '2024-01-01T00:00:00+23:59', `2024-01-01T00:00:00.${'1'.repeat(300)}+00:00`, '']
   for (const k of none) t.is((await list({ ...newest, cursor: written({ ...moment, k }) })).status, 400, k)
+
+  const named = { q: 'alpha', sort: 'name' }
+  const name = JSON.parse(Buffer.from((await list(named)).body.next, 'base64url').toString())
+  t.is((await list({ ...named, cursor: written({ ...name, k: 'a\0' }) })).body.code, 'bad_cursor')
 })
 
 test('GET /product with faulty parameters → 400 that names each', async (t) => {
