@@ -76,6 +76,9 @@ END
 server {
   listen ${EDGE_LISTEN:-8080};
   server_name _;
+  include problems.conf;
+  # No body is taken, so none is too large to be sent there.
+  client_max_body_size 0;
   location / { return 308 ${PUBLIC_URL%/}\$request_uri; }
   location = /healthz {
     default_type application/json;

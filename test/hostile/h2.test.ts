@@ -8,7 +8,7 @@ import { type Child, plainUser, runToEnd, startChild } from '../../src/embedded/
 import { freePorts } from '../../src/embedded/ports.ts'
 import { findPrograms } from '../../src/embedded/programs.ts'
 import { roleNames } from '../../src/platform/config.ts'
-import { seenBy } from '../edge/raw.ts'
+import { exchange, seenBy } from '../edge/raw.ts'
 import { some, times, trial } from '../support/cases.ts'
 import { eventually, type TestUser, useShop } from '../support/shop.ts'
 import { hidden } from './bytes.ts'
@@ -34,6 +34,7 @@ const source = join(import.meta.dirname, '../../src/edge/render.sh')
 const edgeLog = 'tls-edge'
 let edge: Child
 let url: string
+let plainUrl: string
 let customer: TestUser
 let productId: string
 
@@ -59,6 +60,7 @@ if (hasOpenssl)
     if (user) chownSync(dir, user.uid, user.gid)
     const [plain, tls] = await freePorts(2)
     url = `https://127.0.0.1:${tls}`
+    plainUrl = `http://127.0.0.1:${plain}`
     const env = {
       SECRETS_DIR: secrets,
       PUBLIC_URL: 'https://shop.example.org',
@@ -102,6 +104,21 @@ async function answersGood() {
   const answer = streams.get(1)
   return answer?.status === 200 && answer.text.includes(productId)
 }
+
+withTls('at the door that leads to TLS, a large body → shown the way; what cannot be read → a problem', async (t) => {
+  const ask = async (line: string) =>
+    (await exchange(plainUrl, Buffer.from(`${line} HTTP/1.1\r\nHost: shop\r\nContent-Length: 5000000\r\n\r\n`))).text
+  const large = await ask('PUT /profile/avatar?a=b')
+  t.regex(large, /^HTTP\/1\.1 308 [\s\S]*\r\nLocation: https:\/\/shop\.example\.org\/profile\/avatar\?a=b\r\n/)
+  for (const [path, status, code] of [
+    ['/%zz', 400, 'bad_request'],
+    [`/${'a'.repeat(20_000)}`, 414, 'uri_too_long'],
+  ] as const) {
+    const text = await ask(`GET ${path}`)
+    t.true(text.startsWith(`HTTP/1.1 ${status} `), text)
+    t.true(text.includes('application/problem+json') && text.includes(`"code":"${code}"`), text)
+  }
+})
 
 withTls('HTTP/2 of any frames and headers → refused or answered, no fault, nothing left behind', async (t) => {
   t.timeout(60_000 + 60_000 * times)
