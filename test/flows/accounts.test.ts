@@ -53,6 +53,15 @@ test('open the link → nothing is used up; its button posts → verified once',
   t.is(page.status, 200)
   t.regex(page.headers['content-type'] ?? '', /^text\/html/)
   t.regex(String(page.headers['content-security-policy']), /default-src 'none'/)
+  for (const path of ['/auth/verify', '/auth/password/reset'])
+    for (const [asked, language] of [
+      ['de-AT, en;q=0.5', 'de'],
+      ['fr, hi;q=0.8, en;q=0.1', 'hi'],
+      ['fr', 'en'],
+    ] as const) {
+      const { text } = await shop.call('GET', path, { headers: { 'Accept-Language': asked } })
+      t.true(text.includes(`<html lang="${language}">`), `${path} ${asked}`)
+    }
   t.is((await shop.call('POST', '/auth/verify', { body: { token } })).status, 200)
   t.is((await shop.call('POST', '/auth/verify', { body: { token } })).body.code, 'bad_token')
   t.is((await shop.call('POST', '/auth/login', { body: { email, password } })).status, 200)
