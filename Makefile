@@ -22,13 +22,14 @@ demo: node_modules/.package-lock.json ## Run the whole shop here (PORT=8080 MAIL
 demo-reset: node_modules/.package-lock.json ## Forget the data of the demo
 	@$(node) src/demo.ts reset
 
-# Shells may have an EMAIL of their own, under which a second tour finds an account.
+# Shells may have an EMAIL of their own, which is not meant here.
+email = $(if $(filter command,$(origin EMAIL)),"$(EMAIL)")
 tour: node_modules/.package-lock.json ## Walk through a purchase, with each request and answer (URL= INBOX= EMAIL=)
-	@$(node) src/tour.ts --url "$(URL)" --inbox "$(INBOX)" $(if $(filter command,$(origin EMAIL)),--email "$(EMAIL)")
+	@$(node) src/tour.ts --url "$(URL)" --inbox "$(INBOX)" $(if $(email),--email $(email))
 
 ##@ Operate
 admin: node_modules/.package-lock.json ## Make a registered user an admin (EMAIL=you@example.org)
-	@$(call as,auth) admin "$(EMAIL)"
+	@$(call as,auth) admin $(email)
 
 import: node_modules/.package-lock.json ## Load products from CSV or JSON lines (FILE=products.csv)
 	@$(call as,products) import "$(FILE)"
@@ -51,26 +52,28 @@ policy: node_modules/.package-lock.json ## Show who may call which route
 
 ##@ Operate a host
 .PHONY: up down logs status roll upgrade rollback backup restore e2e e2e-compose e2e-cluster
+# With TARGET=cluster these would act on a shop of this machine.
+host = $(if $(filter cluster,$(TARGET)),$(error make $@ is for one host. Nothing was changed. next: docs/kubernetes.md has what a cluster takes in its place))
 up: ## Start the shop by Docker Compose, as .env says (make secrets first)
-	@docker compose up -d --wait
+	@$(host)docker compose up -d --wait
 
 down: ## Stop it; its data stay
-	@docker compose down
+	@$(host)docker compose down
 
 logs: ## Follow its logs (SERVICE=orders)
-	@docker compose logs --follow --tail 100 $(SERVICE)
+	@$(host)docker compose logs --follow --tail 100 $(SERVICE)
 
 status: ## Show versions, health, waiting events and the last backup
 	@bash scripts/status.sh
 
 roll: ## Bring what runs to new secrets, settings or images, without a failed request to a role (SERVICE=orders)
-	@bash scripts/roll.sh $(SERVICE)
+	@$(host)bash scripts/roll.sh $(SERVICE)
 
 upgrade: ## Take the images of this checkout into the running shop
-	@bash scripts/upgrade.sh
+	@$(host)bash scripts/upgrade.sh
 
 rollback: ## Go back to the images from before the upgrade
-	@bash scripts/upgrade.sh back
+	@$(host)bash scripts/upgrade.sh back
 
 backup: ## Put database and pictures into one file, while the shop goes on (BODEGA_BACKUPS=backups)
 	@bash scripts/backup.sh

@@ -17,25 +17,26 @@ name=$(backup_name)-$(date -u +%Y%m%dT%H%M%SZ)
 work=$folder/.new
 rm -rf "$work"
 trap 'rm -rf "$work"; finish' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 mkdir "$work"
 prepare
 
 # The database first: a picture stays for a day after it was replaced, so every one that the dump names is still there.
-inside database dump | {
+inside database dump </dev/null | {
   while read -r line && [ "$line" != dump ]; do printf '%s\n' "$line"; done >"$work/facts"
   cat >"$work/$database_part"
 } || die "the database could not be dumped; no backup was made" "next: make status"
 # A dump that came through a cut connection is found now, and not at the restore.
 inside database read <"$work/$database_part" || die "the dump cannot be read back; no backup was made" "next: run this again"
-objects export >"$work/$objects_part" || die "the pictures could not be read; no backup was made" "next: make status"
+objects export </dev/null >"$work/$objects_part" || die "the pictures could not be read; no backup was made" "next: make status"
 
 {
   printf '%s\n' "$first_line" "version $version" "made $(date -u +%Y-%m-%dT%H:%M:%SZ)" "environment $environment"
   identities
   cat "$work/facts"
-  for part in "$database_part" "$objects_part"; do printf 'part %s %s %s\n' "$part" "$(size "$work/$part")" "$(sha256 "$work/$part")"; done
+  for part in "$database_part" "$objects_part"; do
+    sum=$(sha256 "$work/$part") || die "openssl makes no checksum; no backup was made" "next: install openssl, then run this again"
+    printf 'part %s %s %s\n' "$part" "$(size "$work/$part")" "$sum"
+  done
   printf 'end\n'
 } >"$work/$manifest_part"
 tar -C "$work" -cf "$work/whole" "$manifest_part" "$database_part" "$objects_part" || die "$folder is full; no backup was made"

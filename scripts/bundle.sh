@@ -36,8 +36,6 @@ name=bodega-$version-$environment
 work=$folder/.new.$name
 rm -rf "$work"
 trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 mkdir "$work"
 cp scripts/unbundle.sh "$work/"
 git archive --format tar -o "$work/tree.tar" HEAD -- . ':(exclude,glob)secrets/*/**'

@@ -62,7 +62,7 @@ finish() { [ ${#workers[@]} -eq 0 ] || k delete pod "${workers[@]}" --ignore-not
 
 prepare() {
   local image migrate
-  image=${POSTGRES_IMAGE:-$(k get statefulsets -l "$(part postgres)" -o 'jsonpath={.items[0].spec.template.spec.containers[0].image}' 2>/dev/null)}
+  image=${POSTGRES_IMAGE:-$(k get statefulsets -l "$(part postgres)" -o 'jsonpath={.items[*].spec.template.spec.containers[0].image}')}
   migrate=$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)
   [ -n "$migrate" ] || die "there is no migrate Job in $space, whose settings reach the database" "next: apply the shop again"
   worker bodega-database "$migrate" migrate "${image:-postgres:18}"
@@ -72,8 +72,9 @@ inside() { k exec -i bodega-database -- bash -c "$(cat "scripts/inside/$1.sh")" 
 objects() { k exec -i bodega-pictures -- node /app/src/commands.ts "objects-$1"; }
 
 start_servers() {
-  local object
-  for object in $(k get statefulsets -l "$(part postgres,nats,objectstore)" -o name); do
+  local object objects
+  objects=$(k get statefulsets -l "$(part postgres,nats,objectstore)" -o name)
+  for object in $objects; do
     k rollout status "$object" --timeout=2m >/dev/null || die "$object is not ready" "next: kubectl --namespace $space describe $object"
   done
 }
@@ -82,26 +83,32 @@ adopted() {
   worker bodega-migrate "$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)" migrate
   k exec bodega-migrate -- node /app/src/main.ts migrate
 }
+replicas=''
 stop_shop() {
-  replicas=$(k get deployments -l "$deployments" -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.replicas}{"\n"}{end}')
+  replicas=$(k get deployments -l "$deployments" -o 'jsonpath={range .items[*]}{.metadata.labels.app\.kubernetes\.io/component} {.metadata.name} {.spec.replicas}{"\n"}{end}')
   # An autoscaler leaves alone what has none.
   k scale deployments -l "$deployments" --replicas=0 >/dev/null
   # The workers live under the same labels, so the pods are asked for by their ReplicaSets' one.
   k wait --for=delete pods -l "$deployments,pod-template-hash" --timeout=2m >/dev/null
 }
-# scale_up LINES: scales Deployments, each a line of name and number, and waits for all of them.
+# scale_up LINES: scales Deployments, each a line of component, name and number, and waits for all of them.
 scale_up() {
   local name count
-  while read -r name count; do k scale deployment "$name" --replicas="$((count > 0 ? count : 1))" >/dev/null; done <<<"$1"
-  while read -r name count; do k rollout status "deployment/$name" --timeout=3m >/dev/null || return 1; done <<<"$1"
+  [ -n "$1" ] || return 0
+  while read -r _ name count; do k scale deployment "$name" --replicas="$((count > 0 ? count : 1))" >/dev/null; done <<<"$1"
+  while read -r _ name count; do k rollout status "deployment/$name" --timeout=3m >/dev/null || return 1; done <<<"$1"
 }
 # The edge comes last, when it finds the roles; it comes also where one of them fails.
 start_shop() {
   local code=0
-  scale_up "$(grep -v edge <<<"$replicas")" || code=1
-  scale_up "$(grep edge <<<"$replicas")" || code=1
+  scale_up "$(grep -v '^edge ' <<<"$replicas")" || code=1
+  scale_up "$(grep '^edge ' <<<"$replicas")" || code=1
   return "$code"
 }
-after_failure() { start_shop && printf '%s\n' '  The shop has the data from before, and runs.' >&2; }
 hint_logs="kubectl --namespace $space get pods"
+after_failure() {
+  local how='and runs'
+  start_shop || how="and does not become ready. next: $hint_logs"
+  printf '%s\n' "  The shop has the data from before, $how" >&2
+}
 hint_empty="in another namespace; or forget what is here, with its volumes: kubectl delete -k … and kubectl --namespace $space delete pvc --all"

@@ -68,12 +68,13 @@ seconds=${TIMEOUT:-600}
 left() { printf '%s' "$((seconds > SECONDS ? seconds - SECONDS : 1))s"; }
 stuck() {
   die "$1 is not ready after $seconds s" "next: kubectl --namespace $space describe $1; kubectl --namespace $space get pods" \
-    "then the same again; it goes on where it stopped (TIMEOUT=… for longer)"
+    "then the same again; it goes on where it stopped (TIMEOUT=1200 for longer)"
 }
 count=0
 ready() {
-  local object
-  for object in $(k get "$1" -l app.kubernetes.io/part-of=bodega -o name); do
+  local object objects
+  objects=$(k get "$1" -l app.kubernetes.io/part-of=bodega -o name)
+  for object in $objects; do
     k rollout status "$object" --timeout="$(left)" >/dev/null || stuck "$object"
     count=$((count + 1))
   done

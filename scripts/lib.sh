@@ -6,8 +6,15 @@ umask 077
 export LC_ALL=C
 # The tar of a Mac puts ._NAME beside each file that has attributes, and such a backup or bundle would be refused elsewhere.
 export COPYFILE_DISABLE=1
+# With one, cd leads elsewhere, or says where it went.
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/shared.sh
+# docker and kubectl take Ctrl-C for an answer of their own, after which a script goes on; and where its terminal closes, one
+# without a trap ends as it stands.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
 
 # shellcheck disable=SC2034 # read by the commands
 roles=(auth products orders notifications)

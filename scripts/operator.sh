@@ -24,6 +24,7 @@ while read -r where which; do
   [ "$which" = "$version" ] || say "PGO $which becomes $version"
 done <<<"$found"
 
+registry=${PGO_REGISTRY:-registry.developers.crunchydata.com}
 tree=${PGO_DIR:-}
 if [ -z "$tree" ]; then
   command -v git >/dev/null || die "git is not installed" "next: install it, or give PGO_DIR=… with the tree of PGO $version"
@@ -42,7 +43,7 @@ grep -qs "app.kubernetes.io/version: $version\$" "$tree/config/default/kustomiza
 say "PGO $version into namespace $space of context $context"
 kubectl apply -k "$tree/config/namespace" >/dev/null || die "the namespace $space cannot be made" "next: let an administrator of the cluster run this"
 # Server-side: the definition of a PostgresCluster is larger than the annotation of a client-side apply may be.
-kubectl kustomize "$tree/config/default" | sed "s#registry.developers.crunchydata.com#${PGO_REGISTRY:-registry.developers.crunchydata.com}#" |
+kubectl kustomize "$tree/config/default" | sed "s#registry.developers.crunchydata.com#${registry%/}#" |
   kubectl apply --server-side -f - >/dev/null || die "the cluster did not take PGO" "next: see kubectl's message above, then run this again"
 kubectl --namespace "$space" rollout status deployment/pgo --timeout="${TIMEOUT:-300}s" >/dev/null 2>&1 || die "the operator does not run yet" \
   "next: kubectl --namespace $space describe pods" \

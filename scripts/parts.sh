@@ -7,10 +7,10 @@ version=$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)
 
 size() { wc -c <"$1" | tr -d ' '; }
 sha256() { openssl dgst -sha256 -r "$1" | cut -d' ' -f1; }
-# The public halves of the identities that open the secrets which this shop's data rest on.
+# The public halves of the identities that open the secrets which this shop's data rest on; of one on a token, age tells none.
 identities() {
   local file=${SOPS_AGE_KEY_FILE:-${XDG_CONFIG_HOME:-${HOME:-/root}/.config}/sops/age/keys.txt}
-  [ ! -r "$file" ] || ! command -v age-keygen >/dev/null || age-keygen -y "$file" 2>/dev/null | sed 's/^/identity /'
+  [ ! -r "$file" ] || ! command -v age-keygen >/dev/null || age-keygen -y "$file" 2>/dev/null | sed 's/^/identity /' || true
 }
 
 # The backups in a folder of a shop like this one, the newest first: several shops may share a folder.

@@ -12,7 +12,7 @@ missing=0
 
 # Sets digest; of the list of all platforms where there is one.
 ask() {
-  digest=$(docker buildx imagetools inspect "$1" 2>/dev/null | awk '$1 == "Digest:" { print $2; exit }') && [[ $digest =~ ^sha256:[0-9a-f]{64}$ ]] && return
+  digest=$(docker buildx imagetools inspect "$1" 2>/dev/null | awk '$1 == "Digest:" && !seen++ { print $2 }') && [[ $digest =~ ^sha256:[0-9a-f]{64}$ ]] && return
   missing=$((missing + 1))
   say "left as it is: no registry answers for $1"
   return 1

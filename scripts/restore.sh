@@ -14,21 +14,22 @@ work=$(mktemp -d "${TMPDIR:-$beside}/.bodega-restore.XXXXXX")
 stopped=''
 leave() {
   local code=$?
+  # Each step is done whatever becomes of the others, as where the terminal is gone, and whoever is impatient.
+  set +e
+  trap '' INT TERM HUP
   rm -rf "$work"
   if [ "$code" != 0 ] && [ "$stopped" = restored ]; then
     say "The restored data are in place, and the shop starts with them." >&2
-    start_shop || true # The fault was told already.
+    start_shop
   elif [ "$code" != 0 ] && [ -n "$stopped" ]; then
     # Best effort: the database may be what failed, and the next restore forgets it too.
-    inside database forget </dev/null >/dev/null 2>&1 || true
+    inside database forget </dev/null >/dev/null 2>&1
     after_failure
   fi
   finish
   exit "$code"
 }
 trap leave EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 refuse() { die "$file is refused: $1" "Nothing was changed." "${@:2}"; }
 tar -tf "$file" >"$work/list" 2>/dev/null || refuse "it is truncated, or no backup of this shop"

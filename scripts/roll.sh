@@ -21,7 +21,7 @@ look() {
 pick() { awk -v s="$1" -v c="$2" -v only="${3:-}" '$1 == s && $4 == c && ($3 == "running" || ($3 == "restarting" && !only)) { print $2 }' <<<"$found"; }
 
 roll_role() {
-  local service=$1 id old new ended made=() want
+  local service=$1 id ids old new ended made=() want
   IFS=$'\n' read -r -d '' -a old < <(pick "$service" stale; printf '\0')
   # Those that an interrupted run left have to become healthy below as well, or go.
   IFS=$'\n' read -r -d '' -a new < <(pick "$service" current running; printf '\0')
@@ -43,7 +43,8 @@ roll_role() {
   want=$((${#old[@]} > ${#new[@]} ? ${#old[@]} : ${#new[@]}))
   say "$service: $((want - ${#new[@]})) new beside ${#old[@]} old"
   compose up -d --no-deps --no-recreate --scale "$service=$((${#old[@]} + want))" "$service"
-  for id in $(containers -a "$service"); do
+  ids=$(containers -a "$service")
+  for id in $ids; do
     [[ " ${old[*]} " == *" $id "* ]] || made+=("$id")
   done
   if ! healthy $wait_seconds "${made[@]}"; then
@@ -67,7 +68,8 @@ roll_migrate() {
   compose up -d --no-deps ${1:+--force-recreate} migrate
   id=$(containers -a migrate)
   # It tries a few times while the servers come back.
-  until code=$(docker wait "$id") && [ "$(docker inspect -f '{{.State.Status}}' "$id")" = exited ]; do :; done
+  until code=$(docker wait "$id") || die "migrate is gone; nothing else was replaced" "next: where another make roll runs, wait for it; then run this again" &&
+    [ "$(docker inspect -f '{{.State.Status}}' "$id")" = exited ]; do :; done
   [ "$code" = 0 ] || die "migrate failed; nothing else was replaced" "next: docker compose logs migrate"
   say "migrate: done"
 }

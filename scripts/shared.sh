@@ -5,7 +5,7 @@
 # value, and a comment behind it is none either.
 from_dotenv() {
   [ -f .env ] || return 0
-  tr -d '\r' <.env | sed -n "s/^$1=//p" | tail -1 |
+  tr -d '\r' <.env | sed -n "s/^[[:space:]]*\(export[[:space:]]\{1,\}\)\{0,1\}$1[[:space:]]*[=:][[:space:]]*//p" | tail -1 |
     sed -e 's/^"\([^"]*\)".*$/\1/' -e t -e "s/^'\([^']*\)'.*\$/\1/" -e t -e 's/^#.*$//' -e 's/[[:space:]]\{1,\}#.*$//' -e 's/[[:space:]]*$//'
 }
 

@@ -59,7 +59,7 @@ database() {
   "$@" psql -X -At -U "$(setting POSTGRES_USER postgres)" -d bodega -c \
     "select 'database       ' || pg_size_pretty(pg_database_size(current_database())) || ', ' || (select count(*) from pg_stat_activity where datname = current_database()) || ' connections'" 2>/dev/null ||
     say 'database       no answer'
-  "$@" df -Ph /var/lib/postgresql | awk 'NR == 2 { print "its volume     " $4 " free of " $2 }'
+  "$@" df -Ph /var/lib/postgresql 2>/dev/null | awk 'NR == 2 { print "its volume     " $4 " free of " $2 }' || true
 }
 
 if [ "$target" = cluster ]; then

@@ -97,7 +97,7 @@ while IFS= read -r -d '' file; do
   [ "${file##*/}" != .sops.yaml ] && [ -f "$file" ] || continue
   files=$((files + 1))
   env=
-  [[ $file =~ ^secrets/([a-z0-9-]+)/ ]] && env=${BASH_REMATCH[1]}
+  [[ $file =~ ^secrets/([^/]+)/ ]] && env=${BASH_REMATCH[1]}
   clear=
   if [[ $file == *.yaml || $file == *.yml ]]; then
     clear=$(looks_sealed "$file")

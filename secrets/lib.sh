@@ -5,6 +5,8 @@
 set -euo pipefail
 umask 077
 export LC_ALL=C
+# With one, cd leads elsewhere, or says where it went.
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/shared.sh
 

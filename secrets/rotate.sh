@@ -66,7 +66,8 @@ data_key() {
 
 # next → active → previous. Every role has known the next one since the last rotation, so no token is refused.
 jwt() {
-  local keys
+  local keys fresh
+  fresh=$(signing_key next)
   keys=$(value_of JWT_KEYS | awk '
     { text = text $0 }
     END { n = split(text, part, "\"")
@@ -75,7 +76,7 @@ jwt() {
       if (kid["next"] == "" || kid["active"] == "") exit 1
       printf "{\"kid\":\"%s\",\"state\":\"active\",\"pem\":\"%s\"},{\"kid\":\"%s\",\"state\":\"previous\",\"pem\":\"%s\"}", kid["next"], pem["next"], kid["active"], pem["active"] }') ||
     die "JWT_KEYS has no next or no active key" "Its form is [{\"kid\",\"state\":\"next|active|previous\",\"pem\"}…]." "next: make secrets-edit ENV=$env"
-  put JWT_KEYS "[$(signing_key next),$keys]"
+  put JWT_KEYS "[$fresh,$keys]"
   next "restart auth; then wait 15 minutes before the next rotation of jwt: tokens of the previous key live 10, its list is cached for 5"
 }
 
@@ -169,8 +170,9 @@ draft_sealed
 for what; do
   one "$what"
 done
-publish_sealed
+# The list first: a run that ends in between is made up for by what the list says, and who was removed does not come back.
 [ ! -f .sops.yaml.new ] || mv -f .sops.yaml.new .sops.yaml
+publish_sealed
 finish_change "$before"
 say "next: commit, then on a server: make secrets ENV=$env && make roll; in a cluster: make secrets-apply ENV=$env"
 # bash 3.2 takes an empty list for one that is not set.

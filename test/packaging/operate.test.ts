@@ -1,5 +1,115 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import test from 'ava'
 import { run } from '../e2e/host.ts'
+
+const root = join(import.meta.dirname, '../..')
+
+/** A folder of programs that come first, each with its text, and what is before them in PATH. */
+function programs(texts: Record<string, string>) {
+  const bin = mkdtempSync(join(tmpdir(), 'bin-'))
+  for (const [name, text] of Object.entries(texts)) writeFileSync(join(bin, name), text, { mode: 0o755 })
+  return { bin, PATH: `${bin}:${process.env.PATH}` }
+}
+
+/** A cluster with a shop whose database is elsewhere and whose release is called knowledge, as test/support/kubectl.ts has it. */
+function newCluster() {
+  const CLUSTER = mkdtempSync(join(tmpdir(), 'cluster-'))
+  const file = (name: string) => join(CLUSTER, name)
+  const replicas = { auth: 3, products: 3, orders: 2, notifications: 1, edge: 3 }
+  writeFileSync(file('replicas.json'), JSON.stringify(replicas))
+  writeFileSync(file('pods.json'), '[]')
+  // An identity on a token: age says nothing of it.
+  const { PATH } = programs({
+    kubectl: `#!/bin/sh\nexec '${process.execPath}' '${join(root, 'test/support/kubectl.ts')}' "$@"\n`,
+    'age-keygen': '#!/bin/sh\nexit 1\n',
+  })
+  writeFileSync(file('token'), 'AGE-PLUGIN-TOKEN-1\n')
+  mkdirSync(file('backups'))
+  const env = {
+    CLUSTER,
+    PATH,
+    SOPS_AGE_KEY_FILE: file('token'),
+    BODEGA_BACKUPS: file('backups'),
+    TARGET: 'cluster',
+    ENV: 'dev',
+  }
+  return {
+    env,
+    replicas,
+    file,
+    is: (name: string) => JSON.parse(readFileSync(file(name), 'utf8')),
+    async backup() {
+      const { code, all } = await run('make', ['-s', 'backup'], { env, any: true })
+      return { code, all, backup: join(file('backups'), readdirSync(file('backups'))[0] ?? 'none') }
+    },
+  }
+}
+
+test('make backup and restore TARGET=cluster, the database elsewhere, a release with "edge" in its name, an identity on a token → restored, with all replicas, the edge last', async (t) => {
+  const cluster = newCluster()
+  const { code, all, backup } = await cluster.backup()
+  t.is(code, 0, all)
+  t.regex(all, /bodega-dev-\d+T\d+Z\.tar: \d+ bytes, 2 rows/)
+  const restored = await run('make', ['-s', 'restore', `FILE=${backup}`], { env: cluster.env, any: true })
+  t.is(restored.code, 0, restored.all)
+  t.regex(restored.all, /restored, 2 rows in 1 tables compared/)
+  t.deepEqual([cluster.is('replicas.json'), cluster.is('pods.json')], [cluster.replicas, []])
+  const calls = readFileSync(cluster.file('calls'), 'utf8')
+  t.regex(calls, /name: bodega-database\n[\s\S]*image: postgres:18\n/)
+  t.regex(
+    calls,
+    /--replicas=0[\s\S]*scale deployment knowledge-bodega-auth[\s\S]*rollout status[\s\S]*scale deployment knowledge-bodega-edge/,
+  )
+})
+
+test('make restore TARGET=cluster, the terminal closes in the middle → the shop comes back, and no pod stays', async (t) => {
+  const cluster = newCluster()
+  const { backup } = await cluster.backup()
+  const child = spawn('bash', ['scripts/restore.sh', backup], {
+    cwd: root,
+    env: { ...process.env, ...cluster.env, HANG: 'restore' },
+    detached: true,
+    stdio: 'ignore',
+  })
+  const ended = once(child, 'exit')
+  while (!existsSync(cluster.file('hangs')) && child.exitCode === null) await new Promise(setImmediate)
+  t.deepEqual(Object.values(cluster.is('replicas.json')), [0, 0, 0, 0, 0])
+  process.kill(-(child.pid as number), 'SIGHUP')
+  await ended
+  t.deepEqual([cluster.is('replicas.json'), cluster.is('pods.json')], [cluster.replicas, []])
+})
+
+test('make backup, openssl missing → no backup, instead of one that no restore takes', async (t) => {
+  const cluster = newCluster()
+  const { PATH } = programs({ openssl: '#!/bin/sh\nexit 127\n' })
+  const env = { ...cluster.env, PATH: `${PATH.split(':')[0]}:${cluster.env.PATH}` }
+  const { code, all } = await run('make', ['-s', 'backup'], { env, any: true })
+  t.not(code, 0)
+  t.regex(all, /openssl makes no checksum[\s\S]*next: /)
+  t.deepEqual(readdirSync(cluster.file('backups')), [])
+})
+
+test('make status TARGET=cluster, nothing answers in it → each part is said to be silent, and the last backup is told', async (t) => {
+  const cluster = newCluster()
+  const { backup } = await cluster.backup()
+  const { code, all } = await run('make', ['-s', 'status'], { env: cluster.env, any: true })
+  t.is(code, 0, all)
+  t.regex(all, /figures: no answer[\s\S]*database +no answer\n[\s\S]*last backup/)
+  t.true(all.includes(backup))
+})
+
+for (const command of ['up', 'down', 'logs', 'roll', 'upgrade', 'rollback'])
+  test(`make ${command} TARGET=cluster → refused: the shop of this machine is another`, async (t) => {
+    const { bin, PATH } = programs({ docker: '#!/bin/sh\ntouch "$0.called"\n' })
+    const { code, all } = await run('make', ['-s', command, 'TARGET=cluster'], { any: true, env: { PATH } })
+    t.not(code, 0)
+    t.regex(all, new RegExp(`make ${command} is for one host.*next: docs/kubernetes\\.md`))
+    t.false(existsSync(join(bin, 'docker.called')))
+  })
 
 for (const command of ['status', 'backup', 'restore'])
   test(`make ${command} TARGET=cluster without ENV → refused before the cluster is asked, with the next command`, async (t) => {
@@ -9,8 +119,23 @@ for (const command of ['status', 'backup', 'restore'])
     t.regex(all, /which environment is the shop of the cluster\?[\s\S]*next: the same with ENV=prod/)
   })
 
-test('make tour, an EMAIL in the environment → not taken for the customer; one that is given is', async (t) => {
+test('make pin, a registry that has more to say of an image than its digest → the digest is written', async (t) => {
+  const cwd = mkdtempSync(join(tmpdir(), 'pin-'))
+  for (const name of ['Makefile', 'package.json', 'scripts', 'compose', 'kustomize', 'helm'])
+    cpSync(join(root, name), join(cwd, name), { recursive: true })
+  const digest = `sha256:${'a'.repeat(64)}`
+  const { PATH } = programs({
+    docker: `#!/bin/sh\necho 'Digest: ${digest}'\nhead -c 200000 /dev/zero | tr '\\0' '\\n'\n`,
+  })
+  const { code, all } = await run('make', ['-s', 'pin'], { cwd, env: { PATH }, any: true })
+  t.is(code, 0, all)
+  t.notRegex(all, /no registry answers/)
+  t.true(readFileSync(join(cwd, 'helm/bodega/values.yaml'), 'utf8').includes(digest))
+})
+
+test('make tour and admin, an EMAIL in the environment → not taken for the one that is meant; one that is given is', async (t) => {
   const env = { EMAIL: 'me@example.org' }
-  t.notRegex((await run('make', ['-n', 'tour'], { env })).out, /--email/)
+  for (const command of ['tour', 'admin']) t.notRegex((await run('make', ['-n', command], { env })).out, /me@/)
+  t.regex((await run('make', ['-n', 'admin', 'EMAIL=you@example.org'], { env })).out, /admin "you@example\.org"/)
   t.regex((await run('make', ['-n', 'tour', 'EMAIL=you@example.org'], { env })).out, /--email "you@example\.org"/)
 })

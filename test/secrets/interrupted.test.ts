@@ -142,6 +142,30 @@ for (const [title, name, args, env] of [
     },
   )
 
+secretsTest(
+  'a person removed, killed between list and file → whatever the next run is, the person stays out',
+  async (t) => {
+    const clone = await madeClone()
+    const other = join(clone.base, 'home/other')
+    execFileSync('age-keygen', ['-o', other], { stdio: 'ignore' })
+    const REMOVE = execFileSync('age-keygen', ['-y', other], { encoding: 'utf8' }).trim()
+    t.is((await clone.sh('rotate', ['dev', 'recipients'], { ADD: REMOVE, NAME: 'ben' })).code, 0)
+
+    const BASH_ENV = join(clone.base, 'home/second')
+    writeFileSync(
+      BASH_ENV,
+      `set -T
+moves=0
+trap '[[ ! $BASH_COMMAND =~ ^mv\\ -f\\ (\\.sops|\\"\\$draft) ]] || [ $((moves += 1)) -lt 2 ] || kill -9 $$' DEBUG
+`,
+    )
+    const killed = await clone.sh('rotate', ['dev', 'recipients'], { REMOVE, BASH_ENV })
+    t.is(killed.signal, 'SIGKILL', killed.out)
+    t.is((await clone.sh('rotate', ['dev', 'recipients'])).code, 0)
+    for (const file of ['secrets/dev/bodega.sops.yaml', '.sops.yaml']) t.false(clone.read(file).includes(REMOVE), file)
+  },
+)
+
 secretsTest('make secrets, the whole group of processes killed at any time → never half a file', async (t) => {
   t.timeout(300_000)
   for (let ms = 20; ms < 1200; ms += 60 * every) {

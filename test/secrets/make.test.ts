@@ -136,7 +136,10 @@ secretsTest('make secrets, lines of the operator in .env and files of his own â†
   clone.write('secrets/template.yaml', template)
   writeFileSync(join(target, '.unpacked'), `OLD_KEY\n${readFileSync(join(target, '.unpacked'), 'utf8')}`)
   writeFileSync(join(target, 'OLD_KEY'), 'stale')
-  clone.write('.env', clone.read('.env').replace(target, `"${target}"`))
+  clone.write(
+    '.env',
+    clone.read('.env').replace(`BODEGA_SECRETS=${target}`, `export BODEGA_SECRETS = "${target}" # RAM`),
+  )
   t.is((await clone.sh('make', ['dev'])).code, 0)
   t.true(clone.read('.env').includes(`BODEGA_SECRETS=${target}\n`))
   t.is(readFileSync(join(target, 'TLS_KEY'), 'utf8'), 'mine')
