@@ -316,6 +316,10 @@ test('null for what a pod may take, in each part, and for what an owner may add 
   t.is(text, (await render()).text)
 })
 
+test('the greatest stream → its size in digits, as migrate reads it', async (t) => {
+  t.regex((await render({ migrate: { natsStreamSize: 1_000_000 } })).text, /NATS_STREAM_SIZE, value: "1000000"/)
+})
+
 test('a misspelt or wrong value → refused at once, with its path', async (t) => {
   const wrong: [Values, RegExp][] = [
     [{ edge: { replica: 2 } }, /at '\/edge': additional properties 'replica' not allowed/],
