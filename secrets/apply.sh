@@ -37,14 +37,15 @@ before=$(k get secret bodega --ignore-not-found -o 'go-template={{with .metadata
 [[ $before != '<no value>' ]] || before=''
 
 apply() {
-  local key name
+  local key name data=''
+  for key in "${opened[@]}"; do
+    name=value_$key
+    data+="  $key: \"$(printf '%s' "${!name}" | openssl base64 -A)\""$'\n' || die "openssl cannot encode $key" "Nothing was applied. next: openssl base64"
+  done
   {
     printf '%s\n' 'apiVersion: v1' 'kind: Secret' 'type: Opaque' 'metadata:' '  name: bodega' '  labels:' \
       '    app.kubernetes.io/part-of: bodega' '  annotations:' "    bodega.environment: \"$env\"" "    bodega.sealed: \"$1\"" 'data:'
-    for key in "${opened[@]}"; do
-      name=value_$key
-      printf '  %s: "%s"\n' "$key" "$(printf '%s' "${!name}" | openssl base64 -A)"
-    done
+    printf '%s' "$data"
   } | k apply --server-side --field-manager=bodega -f - >/dev/null || die "the Secret bodega in $space was not taken" \
     "A conflict means that another manager owns it (Flux, Argo CD): then that one applies it, not this." "next: see kubectl's message above"
 }

@@ -205,20 +205,20 @@ signing_key() {
   [[ $pem == *'PRIVATE KEY'* ]] || die "openssl could not make an RSA key" "next: openssl genpkey -algorithm RSA"
   printf '{"kid":"%s","state":"%s","pem":"%s"}' "$(openssl rand -hex 8)" "$1" "$pem"
 }
-random_password() { printf 'p%s' "$(openssl rand -base64 33 | tr '+/' '-_' | cut -c1-43)"; }
+random_password() { openssl rand -base64 33 | tr '+/' '-_' | cut -c1-43 | sed 's/^/p/'; }
 
 # Sets value to a new one for the key at place i. A given one comes from the environment or the terminal.
 generate() {
   local key=${t_key[i]}
   case ${t_make[i]} in
-    password) value=$(random_password) ;;
-    key) value=$(openssl rand -hex 32) ;;
+    password) value=$(random_password) || value='' ;;
+    key) value=$(openssl rand -hex 32) || value='' ;;
     rsa-jwt-keys) value="[$(signing_key next),$(signing_key active)]" ;;
     login) value=${t_arg[i]}_a ;;
     fixed) value=${t_arg[i]} ;;
     given) given ;;
   esac
-  [ -n "$value" ] || [ "${t_make[i]}" = fixed ] || [ -n "${t_empty[i]}" ] || die "$key could not be made"
+  [ -n "$value" ] || [ "${t_make[i]}" = fixed ] || [ -n "${t_empty[i]}" ] || die "$key could not be made" "Nothing was sealed." "next: see above; openssl rand -hex 32 has to print a key"
 }
 given() {
   local key=${t_key[i]}

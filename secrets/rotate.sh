@@ -82,7 +82,7 @@ jwt() {
 
 # A key that one process signs with and others check: first all of them accept the new one, then it is used.
 two_steps() {
-  local key=$1 what=$2 users=$3 mark
+  local key=$1 what=$2 users=$3 mark fresh
   mark=$(awk -v m="bodega.$what-rotation:" '/^stringData:/ { exit } index($0, m) { print $2 }' "$draft")
   if [ "$mark" = announced ] && [ -n "$(value_of "${key}_PREVIOUS")" ]; then
     put "${key}_PREVIOUS" "$(value_of "$key")"
@@ -91,7 +91,8 @@ two_steps() {
     say "$what: step 2 of 2, the announced key is used and the old one still accepted"
     next "restart $users; to have the old key refused too, later: make secrets-rotate ENV=$env WHAT=${key}_PREVIOUS"
   else
-    put "${key}_PREVIOUS" "$(openssl rand -hex 32)"
+    fresh=$(openssl rand -hex 32) || die "openssl makes no key" "next: openssl rand -hex 32"
+    put "${key}_PREVIOUS" "$fresh"
     mark "$what" announced
     say "$what: step 1 of 2, a new key is accepted beside the one in use"
     next "restart $users and wait until all are ready; then run WHAT=$what again for step 2 of 2"

@@ -47,15 +47,20 @@ secretsTest('make secrets with an old sops → says which one is needed', async 
   await refused(t, newClone(), make, /sops is 3\.9\.4, 3\.11 or newer is needed/, { PATH: dir })
 })
 
-secretsTest('rotation of jwt, openssl makes no RSA key → refused, and the keys stay', async (t) => {
-  const dir = pathWithout('openssl')
-  const openssl = execFileSync('which', ['openssl'], { encoding: 'utf8' }).trim()
-  writeFileSync(join(dir, 'openssl'), `#!/bin/sh\n[ "$1" != genpkey ] || exit 1\nexec ${openssl} "$@"\n`, {
-    mode: 0o755,
+for (const [what, command, message] of [
+  ['jwt', 'genpkey', /openssl could not make an RSA key/],
+  ['database', 'rand', /AUTH_DATABASE_PASSWORD could not be made/],
+  ['assertion', 'rand', /openssl makes no key/],
+] as const)
+  secretsTest(`rotation of ${what}, openssl ${command} fails → refused, and the values stay`, async (t) => {
+    const dir = pathWithout('openssl')
+    const openssl = execFileSync('which', ['openssl'], { encoding: 'utf8' }).trim()
+    writeFileSync(join(dir, 'openssl'), `#!/bin/sh\n[ "$1" != ${command} ] || exit 1\nexec ${openssl} "$@"\n`, {
+      mode: 0o755,
+    })
+    const rotate = ['bash', 'secrets/rotate.sh', 'dev', what]
+    await refused(t, await madeClone(), rotate, message, { PATH: dir })
   })
-  const rotate = ['bash', 'secrets/rotate.sh', 'dev', 'jwt']
-  await refused(t, await madeClone(), rotate, /openssl could not make an RSA key/, { PATH: dir })
-})
 
 secretsTest('edit, rotate and unpack without the identity → say where it was looked for', async (t) => {
   const clone = await madeClone()
