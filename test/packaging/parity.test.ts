@@ -11,6 +11,8 @@ import {
   kustomize,
   lacking,
   type Manifest,
+  manifests,
+  overlay,
   type Rendered,
   render,
   type Target,
@@ -31,16 +33,31 @@ for (const form of forms)
     },
   )
 
+const prod = ['--values', 'helm/bodega/values-prod.yaml']
+const alike = (rendered: Pick<Rendered, 'kustomize' | 'helm'>) =>
+  clusters.map((target) => toModel(target, { ...rendered, compose: { services: {}, secrets: {} } }))
+
+parity('MinIO in place of SeaweedFS, by Kustomize and by Helm → every part alike', async (t) => {
+  const image = { repository: 'registry.example.org/minio', tag: '1' }
+  const objectstore = JSON.stringify({ kind: 'minio', minio: image, resources: { limits: { memory: '1Gi' } } })
+  const [one, other] = alike({
+    kustomize: manifests(await overlay({ on: 'overlays/prod-standalone', components: ['objectstore-minio'] })),
+    helm: await helm(
+      ...prod,
+      ...['--set', 'postgres.enabled=true,pgo.enabled=false', '--set-json', `objectstore=${objectstore}`],
+    ),
+  })
+  t.deepEqual(one, other)
+})
+
 parity(
   'PostgreSQL by the operator, by Kustomize and by Helm → the same cluster, and every part alike that uses it',
   async (t) => {
     const rendered = {
       kustomize: await kustomize('kustomize/overlays/prod'),
-      helm: await helm('--values', 'helm/bodega/values-prod.yaml', '--set', 'pgo.crdCheck=false'),
+      helm: await helm(...prod, '--set', 'pgo.crdCheck=false'),
     }
-    const [one, other] = clusters.map((target) =>
-      toModel(target, { ...rendered, compose: { services: {}, secrets: {} } }),
-    )
+    const [one, other] = alike(rendered)
     t.deepEqual(one, other)
     const cluster = (objects: Manifest[]) => {
       const { users, ...spec } = objects.find(({ kind }) => kind === 'PostgresCluster')?.spec ?? {}
