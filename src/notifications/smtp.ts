@@ -115,7 +115,7 @@ export function openSmtp(o: PoolOptions): SmtpPool {
       })
     })
   const transmit = async (connection: SMTPConnection, envelope: { from: string; to: string[] }, message: Buffer) => {
-    let asked = false
+    let askedAt = Number.POSITIVE_INFINITY
     // The client has no setting of it.
     const bear = (ms: number) => {
       if (connection._socket) connection._socket.setTimeout(ms)
@@ -124,7 +124,7 @@ export function openSmtp(o: PoolOptions): SmtpPool {
     const data = new Readable({
       // Called once the server wants the data.
       read() {
-        asked = true
+        askedAt = performance.now()
         if (!stopping.aborted) bear(verdict)
         this.push(message)
         this.push(null)
@@ -134,7 +134,11 @@ export function openSmtp(o: PoolOptions): SmtpPool {
     try {
       await ask(connection, (done) => connection.send({ ...envelope, size: message.length }, data, done))
     } catch (error) {
-      if (asked && (error as SmtpError).code === 'ETIMEDOUT') (error as SmtpError).unanswered = true
+      const { code, responseCode } = error as SmtpError
+      const waited = performance.now() - askedAt
+      // Or cut off late, by something on the way that bears less silence: a server that ends does so at once.
+      if (waited >= 0 && (code === 'ETIMEDOUT' || (waited > silence && !responseCode)))
+        (error as SmtpError).unanswered = true
       throw error
     } finally {
       stopping.removeEventListener('abort', hurry)

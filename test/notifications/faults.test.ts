@@ -207,25 +207,29 @@ test.serial(
   },
 )
 
-test.serial('a mail server that never answers a mail that it has → the mail is told from a server away', async (t) => {
-  await using smtp = openSmtp({
-    url: sink.url,
-    hostname: 'shop.example.org',
-    connections: 1,
-    connectTimeout: 3000,
-    silence: 20_000,
-    verdict: 500,
-    stopping: new AbortController().signal,
-    log: openLog('silent', {}),
+for (const [what, bears, code] of [
+  ['never answers a mail that it has', { silence: 20_000, verdict: 500 }, 'ETIMEDOUT'],
+  ['is cut off late, before it answers a mail that it has', { silence: 500, verdict: 20_000 }, 'ECONNECTION'],
+] as const)
+  test.serial(`a mail server that ${what} → the mail is told from a server away`, async (t) => {
+    await using smtp = openSmtp({
+      url: sink.url,
+      hostname: 'shop.example.org',
+      connections: 1,
+      connectTimeout: 3000,
+      ...bears,
+      stopping: new AbortController().signal,
+      log: openLog('silent', {}),
+    })
+    const envelope = { from: 'mail@example.org', to: ['ada@example.org'] }
+    sink.judge = () => 'reset'
+    sink.pause = () => sleep(1000)
+    const fault = await smtp.send(envelope, Buffer.from('Subject: one\r\n\r\none\r\n')).catch((error) => error)
+    t.like(fault, { code, unanswered: true })
+    sink.judge = () => undefined
+    sink.pause = async () => {}
+    await t.notThrowsAsync(smtp.send(envelope, Buffer.from('Subject: two\r\n\r\ntwo\r\n')))
   })
-  const envelope = { from: 'mail@example.org', to: ['ada@example.org'] }
-  const answer = Promise.withResolvers<void>()
-  sink.pause = () => answer.promise
-  const fault = await smtp.send(envelope, Buffer.from('Subject: one\r\n\r\none\r\n')).catch((error) => error)
-  t.like(fault, { code: 'ETIMEDOUT', unanswered: true })
-  answer.resolve()
-  await t.notThrowsAsync(smtp.send(envelope, Buffer.from('Subject: two\r\n\r\ntwo\r\n')))
-})
 
 test.serial('a mail waits for a connection longer than its claim, delivered again → sent once', async (t) => {
   const free = Promise.withResolvers<void>()
