@@ -65,7 +65,7 @@ export const NewUser = z.strictObject({
 export const Address = z.strictObject({ email: Email })
 export const Verify = z.union(
   [z.strictObject({ token: Secret }), z.strictObject({ email: Email, code: Code })],
-  'must be {token} or {email, code}',
+  'must be {token} or {email, code}, all of them text',
 )
 export const Login = z
   .strictObject({

@@ -237,7 +237,7 @@ export const settings = {
     type: signingKeys,
     for: ['auth'],
     secret: true,
-    help: 'RSA keys of the access tokens, with their states.',
+    help: 'RSA keys of the access tokens, of 2048 bits or more, with their states.',
   },
   CODE_PEPPER: { type: key, for: ['auth'], secret: true, help: 'Keys the stored form of mailed codes.' },
   CODE_PEPPER_PREVIOUS: {
