@@ -316,6 +316,26 @@ test('null for what a pod may take, in each part, and for what an owner may add 
   t.is(text, (await render()).text)
 })
 
+test('a role without authorities, or with the one that the operator brings → no key of their Secret', async (t) => {
+  const authorities = { roles: { auth: { authorities: [] }, orders: { authorities: ['DATABASE_CA'] } } }
+  for (const [values, keys] of [
+    [authorities, { auth: [], orders: ['DATABASE_CA'], products: ['DATABASE_CA', 'NATS_CA', 'S3_CA'] }],
+    [merged(authorities, operator), { auth: [], orders: [], products: ['NATS_CA', 'S3_CA'] }],
+  ] as const) {
+    const { text } = await render(values)
+    for (const [role, expected] of Object.entries(keys)) {
+      const pod = manifests(text).find((one) => id(one) === `Deployment bodega-${role}`)?.spec?.template?.spec
+      const sources = pod?.volumes?.[0]?.projected?.sources ?? []
+      const found = sources.filter(({ secret }) => secret.name === 'bodega-authorities')
+      t.deepEqual(
+        found.map(({ secret }) => secret.items?.map(({ key }) => key)),
+        expected.length ? [expected] : [],
+        role,
+      )
+    }
+  }
+})
+
 test('the greatest stream → its size in digits, as migrate reads it', async (t) => {
   t.regex((await render({ migrate: { natsStreamSize: 1_000_000 } })).text, /NATS_STREAM_SIZE, value: "1000000"/)
 })
@@ -360,8 +380,14 @@ interface Manifest {
   metadata: { name: string }
   spec?: {
     replicas?: number
-    template?: { spec: { containers: Container[]; initContainers?: Container[]; imagePullSecrets?: unknown } }
+    template?: { spec: PodSpec }
   }
+}
+interface PodSpec {
+  containers: Container[]
+  initContainers?: Container[]
+  imagePullSecrets?: unknown
+  volumes?: { projected?: { sources: { secret: { name: string; items?: { key: string }[] } }[] } }[]
 }
 interface Container {
   name: string

@@ -64,14 +64,15 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Private authorities: (list $ keys). The operator's database brings its own. */}}
+{{/* Private authorities: (list $ keys). The operator's database brings its own. A source without items would be the whole Secret. */}}
 {{- define "bodega.authorities" -}}
 {{- $root := index . 0 }}{{ $keys := index . 1 -}}
-{{- $keys = ternary (without $keys "DATABASE_CA") $keys $root.Values.pgo.enabled -}}
+{{- with ternary (without $keys "DATABASE_CA") $keys $root.Values.pgo.enabled -}}
 - secret:
     name: {{ $root.Values.global.authoritiesSecret }}
     optional: true
-    items: {{- include "lib.items" $keys | nindent 6 }}
+    items: {{- include "lib.items" . | nindent 6 }}
+{{- end }}
 {{- if $root.Values.pgo.enabled }}
 - secret:
     name: {{ include "lib.fullname" $root }}-db-cluster-cert
