@@ -122,7 +122,7 @@ testWith('kubectl')(
     const named = components.map((path: string) => path.replace('../../components/', ''))
     const objects = manifests(await overlay({ on, components: named, more }))
     t.like(objects.find(({ kind }) => kind === 'Ingress')?.spec, {
-      ingressClassName: 'nginx',
+      ingressClassName: 'traefik',
       rules: [{ host: 'shop.example.org' }],
       tls: [{ hosts: ['shop.example.org'], secretName: 'shop-tls' }],
     })
