@@ -174,6 +174,17 @@ test.serial('a mail that went out after all, replayed → no second mail', async
   t.is(copiesOf(id), 1)
 })
 
+test.serial('1,100 letters, more than are asked for at once → all of them are counted', async (t) => {
+  const none = () => onBus(async (nc) => (await nc.jetstreamManager()).streams.purge('dlq'))
+  await none()
+  await publish(
+    Array.from({ length: 1100 }, () => ({ subject: 'msg.order.placed', data: 'no json', id: randomUUID() })),
+  )
+  await settled()
+  t.regex(await dlq(), /\nand 1050 older ones\n$/)
+  await none()
+})
+
 for (const args of [['show'], ['replay', 'everything'], ['replay', '0'], ['constructor'], ['show', '999999']])
   test.serial(`dlq ${args.join(' ')} → exit code 78, and what there is to say`, async (t) => {
     const error = await t.throwsAsync(dlq(...args))
