@@ -54,6 +54,8 @@ recipients() {
   if [ -n "$remove" ]; then
     data_key
     next "off-boarding: $remove may have kept every value until now; change them: make secrets-rotate ENV=$env WHAT=\"jwt assertion pepper database nats s3 smtp\"" \
+      "15 minutes after that is applied, since keys move up by one place and logins take turns, so that what $remove knows is still good: make secrets-rotate ENV=$env WHAT=\"jwt assertion pepper database\"" \
+      "15 minutes after that is applied, the same once more, and then: make secrets-rotate ENV=$env WHAT=\"ASSERTION_KEY_PREVIOUS CODE_PEPPER_PREVIOUS\"" \
       "take their access to the hosts, the cluster and the repository away too: docs/secrets.md"
   fi
   chmod 644 .sops.yaml.new
