@@ -58,7 +58,13 @@ where not exists (select from pg_roles where rolname = :'name' || '_' || r) \gex
 select format('drop database if exists %I with (force)', :'name' || '_restore') \gexec
 select format('create database %I template template0', :'name' || '_restore') \gexec
 END
-    pg_restore --exit-on-error --dbname="${url}_restore"
+    known=$("${sql[@]}" "$server/postgres" <<<"select current_setting('transaction_timeout', true) is not null")
+    if [ "$known" = t ]; then
+      pg_restore --exit-on-error --dbname="${url}_restore"
+    else
+      # Any pg_restore since 17 begins by setting what a server of 16 does not know.
+      pg_restore --file=- | sed '1,/^SET client_encoding/ { /^SET transaction_timeout = 0;$/d; }' | "${sql[@]}" "${url}_restore" >/dev/null
+    fi
     "${sql[@]}" "${url}_restore" <<<"$settings analyze;
 $facts"
     ;;

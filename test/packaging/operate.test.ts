@@ -110,6 +110,22 @@ test('make status TARGET=cluster, nothing answers in it → each part is said to
   t.true(all.includes(backup))
 })
 
+test('make restore into a PostgreSQL 16 → its programs, of 18, set nothing there that it does not know, and no row is touched', async (t) => {
+  const line = 'SET transaction_timeout = 0;'
+  const script = ['SET lock_timeout = 0;', line, "SET client_encoding = 'UTF8';", 'COPY a.b (c) FROM stdin;', line]
+  const { bin, PATH } = programs({
+    pg_restore: `#!/bin/sh\n[ "$1" = --file=- ] && cat <<'END'\n${script.join('\n')}\nEND\n`,
+    psql: `#!/bin/sh\ninput=$(cat)\ncase $input in *transaction_timeout\\'*) echo f ;; esac\ncase "$*" in *_restore) printf '%s\\n' "$input" >>"$0.in" ;; esac\n`,
+  })
+  writeFileSync(join(bin, 'DATABASE_PASSWORD'), 'x')
+  const program = readFileSync(join(root, 'scripts/inside/database.sh'), 'utf8').replaceAll('/secrets/', `${bin}/`)
+  const env = { PATH, DATABASE_URL: 'postgres://db:5432/bodega', DATABASE_USER: 'postgres' }
+  const { code, all } = await run('bash', ['-c', program, 'database', 'restore'], { env, any: true })
+  t.is(code, 0, all)
+  const [first, , ...rest] = script
+  t.true(readFileSync(join(bin, 'psql.in'), 'utf8').startsWith([first, ...rest, ''].join('\n')))
+})
+
 for (const command of ['up', 'down', 'logs', 'roll', 'upgrade', 'rollback'])
   test(`make ${command} TARGET=cluster → refused: the shop of this machine is another`, async (t) => {
     const { bin, PATH } = programs({ docker: '#!/bin/sh\ntouch "$0.called"\n' })
