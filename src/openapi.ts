@@ -92,6 +92,7 @@ const security = ({ access, cookie }: TableRow) => {
 }
 
 const headerSchemas: Record<string, object> = {
+  'Accept-Language': { type: 'string', examples: ['hi, en;q=0.5'] },
   'Idempotency-Key': {
     type: 'string',
     minLength: 1,

@@ -25,6 +25,7 @@ export const routes = (deps: Deps): Route[] => [
     summary:
       'Make an account; a mail brings the code and the link that verify it. The answer never tells whether the address is taken.',
     body: schema.NewUser,
+    headers: ['Accept-Language'],
     answers: { 202: schema.Accepted },
     async handle({ ctx, body }) {
       const locale = body.locale ?? (ctx.acceptsLanguages('en', 'de', 'hi') || 'en')
@@ -38,6 +39,7 @@ export const routes = (deps: Deps): Route[] => [
     access: 'public',
     summary: 'The page that the link of a verification mail opens; only its button verifies.',
     query: schema.PageQuery,
+    headers: ['Accept-Language'],
     answers: { 200: null },
     handle: ({ ctx }) => sendVerifyPage(ctx),
   }),
@@ -150,6 +152,7 @@ export const routes = (deps: Deps): Route[] => [
     access: 'public',
     summary: 'The page that the link of a password mail opens; only its form changes anything.',
     query: schema.PageQuery,
+    headers: ['Accept-Language'],
     answers: { 200: null },
     handle: ({ ctx }) => sendResetPage(ctx),
   }),

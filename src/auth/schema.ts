@@ -59,7 +59,7 @@ export const NewUser = z.strictObject({
   email: Email,
   password: Password,
   name: Name.default(''),
-  locale: Locale.optional(),
+  locale: Locale.optional().describe('Of the mails; what Accept-Language asks for unless said, else en.'),
   timeZone: TimeZone.default('UTC'),
 })
 export const Address = z.strictObject({ email: Email })

@@ -144,6 +144,18 @@ test('register a stranger’s address by a name → the name is in no mail until
   t.regex(greeted.text, /^Hello You have won/)
 })
 
+test('register without a language → the one that the browser asks for, of those that mails are in', async (t) => {
+  for (const [asked, language] of [
+    ['hi-IN, en;q=0.5', 'hi'],
+    ['fr', 'en'],
+  ] as const) {
+    const email = newAddress()
+    await shop.call('POST', '/auth/register', { body: { email, password }, headers: { 'Accept-Language': asked } })
+    const { rows } = await database.query('select locale from auth.user where email = $1', [email])
+    t.is(rows[0].locale, language)
+  }
+})
+
 test('register a taken address → the same answer, and a mail that says so to its owner', async (t) => {
   const user = await shop.user()
   const fresh = await register(newAddress())
