@@ -261,7 +261,9 @@ export async function insist<T>(work: () => Promise<T>, again = 3): Promise<T> {
   }
 }
 
-const lostConnection = /ECONNREFUSED|ECONNRESET|EPIPE|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EHOSTUNREACH/
+// What Node.js says of a network, a name or a certificate by which there is no way: ECONNREFUSED, ENETUNREACH, EAI_AGAIN,
+// CERT_HAS_EXPIRED, UNABLE_TO_VERIFY_LEAF_SIGNATURE, ERR_TLS_CERT_ALTNAME_INVALID and their like.
+const lostConnection = /^E(CONN|HOST|NET|AI_|PIPE|NOTFOUND|TIMEDOUT|ADDRNOTAVAIL|PROTO)|CERT|SIGNATURE|^ERR_(TLS|SSL)/
 /** Whether the database was out of reach, as opposed to having refused the statement. */
 export function outOfReach(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.some(outOfReach)
@@ -272,6 +274,6 @@ export function outOfReach(error: unknown): boolean {
   return (
     lostConnection.test(code ?? '') ||
     name === 'KnexTimeoutError' ||
-    /Connection terminated|timeout|not queryable|Connection ended|Client was closed/i.test(message)
+    /Connection terminated|timeout|not queryable|Connection ended|Client was closed|SSL connection/i.test(message)
   )
 }

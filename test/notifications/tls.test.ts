@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { chownSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
@@ -35,7 +35,7 @@ const other = certificate()
 if (!made || !other) test.skip('the mail server over TLS (there is no openssl to make a certificate)', () => {})
 else {
   const seen = new Set<string>()
-  const { shop, sink, tell, mailOf, metric, deadLetters } = usePost(test, {
+  const { shop, sink, sql, tell, mailOf, metric, deadLetters } = usePost(test, {
     smtp: {
       ...made,
       authOptional: false,
@@ -46,6 +46,7 @@ else {
       },
     },
     env: { SMTP_CA: made.cert },
+    shop: { ownPostgres: true },
   })
   const restartWith = async (change: Record<string, string>) => {
     shop.configure('notifications', change)
@@ -133,4 +134,35 @@ else {
     await restartWith({ SMTP_CA: made.cert })
     await mailOf(id)
   })
+
+  test.serial(
+    'the database shows a certificate of another authority → mails are held, and none counts it against itself',
+    async (t) => {
+      const data = join(shop.dir, 'postgres', 'data')
+      const { uid, gid } = statSync(data)
+      const show = async (shown: { key: string; cert: string }) => {
+        for (const [file, text] of [
+          ['server.key', shown.key],
+          ['server.crt', shown.cert],
+        ] as const) {
+          writeFileSync(join(data, file), text, { mode: 0o600 })
+          chownSync(join(data, file), uid, gid)
+        }
+        await sql('select pg_reload_conf()')
+        await sql(
+          `select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'notifications'`,
+        )
+      }
+      await sql('alter system set ssl = on')
+      await show(made)
+      await restartWith({ DATABASE_CA: made.cert })
+      const reachable = () => metric('dependency_reachable', { dependency: 'database' })
+      await show(other)
+      const id = await tell('msg.user.password_changed', person('en'))
+      await eventually('it is held', async () => (await reachable()) === 0)
+      await show(made)
+      await mailOf(id)
+      t.is(await metric('bus_messages_total', { consumer: 'mailer', result: 'nak' }), 0)
+    },
+  )
 }
