@@ -38,7 +38,9 @@ case ${1:-} in
       [ "$line" != dump ] || break
     done
     [ "${line:-}" = dump ] || exit 1
-    pg_dump --format=custom --compress=6 --no-sync --snapshot="$snapshot" --dbname="$url"
+    # Crunchy PGO puts these into every database of its servers; elsewhere there is neither that role nor that extension.
+    operated=$("${sql[@]}" "$url" <<<"select 1 from pg_roles where rolname = '_crunchypgbouncer'")
+    pg_dump ${operated:+--exclude-schema=pgbouncer --exclude-extension=pgaudit} --format=custom --compress=6 --no-sync --snapshot="$snapshot" --dbname="$url"
     ;;
   read) pg_restore --file=/dev/null ;;
   rows)
@@ -65,7 +67,8 @@ END
       # Any pg_restore since 17 begins by setting what a server of 16 does not know.
       pg_restore --file=- | sed '1,/^SET client_encoding/ { /^SET transaction_timeout = 0;$/d; }' | "${sql[@]}" "${url}_restore" >/dev/null
     fi
-    "${sql[@]}" "${url}_restore" <<<"$settings analyze;
+    "${sql[@]}" "${url}_restore" <<<"$settings -- Of catalogs that are not its own, an owner may not.
+set client_min_messages = error; analyze;
 $facts"
     ;;
   adopt)
