@@ -1,8 +1,11 @@
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { appendFileSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import anyTest from 'ava'
+import anyTest, { type ExecutionContext } from 'ava'
 import { isMap, isScalar, LineCounter, parse, parseAllDocuments, parseDocument } from 'yaml'
 import { run } from '../e2e/host.ts'
 import { exceptions } from './exceptions.ts'
@@ -334,6 +337,91 @@ test('a role without authorities, or with the one that the operator brings → n
       )
     }
   }
+})
+
+/** As much of a cluster as Helm asks when it renders: which kinds there are, and these Deployments. Returns its KUBECONFIG. */
+async function answering(t: ExecutionContext, deployments: Record<string, object>) {
+  const apis: Record<string, Record<string, string>> = {
+    v1: { configmaps: 'ConfigMap', serviceaccounts: 'ServiceAccount', services: 'Service' },
+    'apps/v1': { deployments: 'Deployment', statefulsets: 'StatefulSet' },
+    'autoscaling/v2': { horizontalpodautoscalers: 'HorizontalPodAutoscaler' },
+    'batch/v1': { jobs: 'Job' },
+  }
+  const answers: Record<string, object> = {
+    '/version': { major: '1', minor: '37', gitVersion: 'v1.37.0' },
+    '/api': { kind: 'APIVersions', versions: ['v1'] },
+    '/apis': {
+      kind: 'APIGroupList',
+      groups: Object.keys(apis).flatMap((groupVersion) => {
+        const [name = '', version] = groupVersion.split('/')
+        return version ? [{ name, versions: [{ groupVersion, version }] }] : []
+      }),
+    },
+  }
+  for (const [groupVersion, kinds] of Object.entries(apis))
+    answers[`/${groupVersion === 'v1' ? 'api' : 'apis'}/${groupVersion}`] = {
+      kind: 'APIResourceList',
+      groupVersion,
+      resources: Object.entries(kinds).map(([name, kind]) => ({ name, kind, namespaced: true, verbs: ['get'] })),
+    }
+  for (const [name, deployment] of Object.entries(deployments))
+    answers[`/apis/apps/v1/namespaces/default/deployments/${name}`] = {
+      apiVersion: 'apps/v1',
+      kind: 'Deployment',
+      ...deployment,
+    }
+  const server = createServer(({ url = '' }, response) => {
+    const found = answers[url.split('?')[0] as string]
+    response.writeHead(found ? 200 : 404, { 'Content-Type': 'application/json' })
+    response.end(JSON.stringify(found ?? { kind: 'Status', apiVersion: 'v1', reason: 'NotFound', code: 404 }))
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const dir = mkdtempSync(join(tmpdir(), 'bodega-kube-'))
+  t.teardown(() => {
+    server.close()
+    rmSync(dir, { recursive: true })
+  })
+  const cluster = { server: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }
+  const config = {
+    clusters: [{ name: 'it', cluster }],
+    contexts: [{ name: 'it', context: { cluster: 'it', user: '' } }],
+    'current-context': 'it',
+  }
+  writeFileSync(join(dir, 'config'), JSON.stringify(config))
+  return join(dir, 'config')
+}
+
+test('an autoscaler, and whose the number of pods is in the cluster → the chart says one only where it is its own', async (t) => {
+  const number = { 'f:spec': { 'f:replicas': {} } }
+  const other = { 'f:spec': { 'f:template': {} } }
+  const scaled = { manager: 'kube-controller-manager', operation: 'Update', subresource: 'scale', fieldsV1: number }
+  const helm = (operation: string, fieldsV1: object) => ({ manager: 'helm', operation, fieldsV1 })
+  const owners = {
+    // Said before there was an autoscaler.
+    auth: [helm('Apply', number)],
+    // The autoscaler has changed it since, or said it from the first day.
+    products: [helm('Apply', other), scaled],
+    orders: [helm('Apply', {}), scaled],
+    // Helm 3 does not know whose it is, and what goes away is 1.
+    notifications: [helm('Update', other), scaled],
+  }
+  const there = Object.entries(owners).map(([role, managedFields]) => {
+    const name = `bodega-${role}`
+    const release = { 'meta.helm.sh/release-name': 'bodega', 'meta.helm.sh/release-namespace': 'default' }
+    const of = { labels: { 'app.kubernetes.io/managed-by': 'Helm' }, annotations: release }
+    return [name, { metadata: { name, ...of, managedFields }, spec: { replicas: 5 } }]
+  })
+  const KUBECONFIG = await answering(t, Object.fromEntries(there))
+  const args = ['--dry-run=server', '--disable-openapi-validation', '--set', 'autoscaling.enabled=true']
+  const { out } = await run('helm', ['template', 'bodega', chart, ...args], { env: { KUBECONFIG } })
+  const said = manifests(out).filter(({ kind }) => kind === 'Deployment')
+  t.deepEqual(Object.fromEntries(said.map(({ metadata, spec }) => [metadata.name.slice(7), spec?.replicas])), {
+    edge: undefined,
+    auth: 5,
+    products: undefined,
+    orders: undefined,
+    notifications: 5,
+  })
 })
 
 test('the greatest stream → its size in digits, as migrate reads it', async (t) => {
