@@ -41,6 +41,11 @@ test('a database whose administrator ran the SQL of docs/database.md → migrate
       'select bool_or(rolcreaterole or rolsuper) as may from pg_roles where rolname = current_user',
     )
     t.false(rows[0].may)
+    const owners = await query(
+      adminUrl.replace(/postgres$/, 'bodega'),
+      `select distinct tableowner from pg_tables where schemaname !~ '^(pg_|information_schema)'`,
+    )
+    t.deepEqual(owners.rows, [{ tableowner: 'bodega_owner' }])
     // As a restore does, beside the one in use.
     await query(adminUrl, 'create database bodega_restore template template0')
   } finally {

@@ -57,6 +57,8 @@ case ${1:-} in
     "${sql[@]}" "$server/postgres" -v name="$name" <<'END'
 select format('create role %I nologin', :'name' || '_' || r) from unnest(array['owner', 'auth', 'products', 'orders', 'notifications']) r
 where not exists (select from pg_roles where rolname = :'name' || '_' || r) \gexec
+-- Who makes a role may grant it, and gives nothing to it before.
+select format('grant %I to current_user', :'name' || '_owner') where not pg_has_role(:'name' || '_owner', 'set') \gexec
 select format('drop database if exists %I with (force)', :'name' || '_restore') \gexec
 select format('create database %I template template0', :'name' || '_restore') \gexec
 END

@@ -107,9 +107,12 @@ async function makeRoles(client: pg.Client, database: string, groups: Record<str
   await client.query(`revoke all on database ${name(database)} from public`)
   await client.query('create extension if not exists pg_trgm with schema public')
   await client.query(`create schema if not exists bodega authorization ${owner}`)
+  // Its owner's as all else, not this login's: a backup comes back where that is another.
+  await client.query(`set local role ${owner}`)
   await client.query(`create table if not exists bodega.migration (
     schema text not null, name text not null, applied_at timestamptz not null default now(),
     constraint migration_pkey primary key (schema, name))`)
+  await client.query('set local role none')
   await client.query(`alter default privileges for role ${owner} revoke execute on functions from public`)
   for (const role of roleNames) {
     const group = name(groups[role] as string)
