@@ -71,7 +71,7 @@ sorted() { grep -E '^(table|migration) ' "$1" | sort; }
 diff <(sorted "$work/$manifest_part") <(sorted "$work/restored") >"$work/differences" ||
   die "the restored database is not the one of the backup:" "$(head -5 "$work/differences")"
 objects import <"$work/$objects_part" || die "the pictures could not be restored"
-inside database adopt </dev/null || die "the restored database could not be put in its place"
+inside database adopt </dev/null || die "the restored database could not be put in its place, the reason is above" "next: end what is connected to the old one, as a pooler is (docs/database.md, under Elsewhere), then run this again"
 stopped=restored
 adopted || die "restored, but its schema could not be brought up to date" "next: $hint_logs"
 start_shop || { stopped=''; die "restored, but the shop does not become healthy" "next: make status"; }
