@@ -430,6 +430,8 @@ unpack() {
   cmp -s "$new/.unpacked" "$plain/.unpacked" || mv -f "$new/.unpacked" "$plain/.unpacked"
   rm -rf "$new"
   unpacked=$((${#changed[@]} + stale))
+  [ ! -e "secrets/.plain/$env/.unpacked" ] || [ "secrets/.plain/$env" -ef "$plain" ] ||
+    note "secrets/.plain/$env still has the secrets from before in the clear; next: make roll, then rm -r secrets/.plain/$env"
 }
 in_ram() {
   local kind

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { createPrivateKey } from 'node:crypto'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { config } from '../../src/platform/config.ts'
@@ -115,6 +115,16 @@ secretsTest('make secrets, an identity there → it is used and stays as it is',
   t.is((await clone.sh('make', ['dev'])).code, 0)
   t.is(readFileSync(clone.identity, 'utf8'), before)
   t.true(clone.read('secrets/dev/bodega.sops.yaml').includes(clone.recipient()))
+})
+
+secretsTest('make secrets, into another folder than before → says where the files from before still are', async (t) => {
+  const clone = await madeClone()
+  const BODEGA_SECRETS = join(clone.base, 'run')
+  const moved = await clone.sh('make', ['dev'], { BODEGA_SECRETS })
+  t.is(moved.code, 0, moved.out)
+  t.regex(moved.out, /secrets\/\.plain\/dev still has the secrets from before.*next: make roll, then rm -r/)
+  rmSync(clone.path('secrets/.plain/dev'), { recursive: true })
+  t.notRegex((await clone.sh('make', ['dev'])).out, /still has/)
 })
 
 secretsTest('make secrets, lines of the operator in .env and files of his own → they stay', async (t) => {
