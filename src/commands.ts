@@ -89,7 +89,9 @@ async function writeRoutes() {
 
 if (import.meta.main) {
   const [name = '', ...args] = process.argv.slice(2)
-  process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+  process.stdout.on('error', ({ code, syscall }: NodeJS.ErrnoException) => {
+    // The fault of what was to be written ends it too, and is told by the command.
+    if (syscall !== 'write') return
     // A reader that has seen enough, such as `head`, is no fault, but for what must be whole.
     if (code === 'EPIPE' && !name.endsWith('export')) process.exit(0)
     process.stderr.write(`${name}: standard output cannot be written (${code})\n`)

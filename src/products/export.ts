@@ -12,6 +12,8 @@ const page = 1000
 export async function* exportCatalogue(knex: Knex, format: 'csv' | 'jsonl'): AsyncGenerator<string, number> {
   const trx = await knex.transaction(null, { isolationLevel: 'repeatable read', readOnly: true })
   try {
+    // Whoever reads may pause for longer than the 15 s of the login: a pager, or a slow line.
+    await trx.raw(`set local idle_in_transaction_session_timeout = '10min'`)
     if (format === 'csv') yield `${importedFields.join(',')}\n`
     let count = 0
     for (let after = '', size = page; size === page; count += size) {

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
+import { eventually } from '../support/shop.ts'
 import { useProducts } from './role.ts'
 
 const { ask, add, command, connect, shop } = useProducts(test)
@@ -76,6 +77,39 @@ for (const end of ['csv', 'jsonl'])
       t.deepEqual(readdirSync(dir), before)
     },
   )
+
+test.serial('export to a reader that pauses for longer than a transaction may → all of it', async (t) => {
+  await using products = await connect('products')
+  const { user } = (await products.query('select current_user as user')).rows[0]
+  const mayIdle = async (time: string) => {
+    await using admin = await connect('admin')
+    await admin.query(`alter role ${user} set idle_in_transaction_session_timeout = '${time}'`)
+  }
+  await command({}, 'export', join(dir, 'whole.jsonl'))
+  await mayIdle('300ms')
+  t.teardown(() => mayIdle('15s'))
+  // A page is more than a pipe holds.
+  t.deepEqual(await sh('bodega export -.jsonl | (dd bs=1 count=1 2>/dev/null; sleep 1; cat) | cmp - whole.jsonl'), {
+    stdout: '',
+    stderr: '2,502 products\n',
+  })
+})
+
+test.serial(
+  'export to standard output, the database goes away → that is said, and not of standard output',
+  async (t) => {
+    const done = sh('bodega export -.jsonl | (dd bs=1 count=1 2>/dev/null; sleep 3; cat) > part.jsonl')
+    await using admin = await connect('admin')
+    await eventually('the export is in the middle', async () => {
+      const { rows } = await admin.query(
+        `select pg_terminate_backend(pid, 5000) from pg_stat_activity
+       where datname = current_database() and state = 'idle in transaction' and query like 'select p.id, p.sku%'`,
+      )
+      return rows.length > 0
+    })
+    t.regex((await done).stderr, /^-\.jsonl: the database is out of reach \(/)
+  },
+)
 
 test.serial('export, then all is lost, then import → the same catalogue', async (t) => {
   const facts = async () =>
