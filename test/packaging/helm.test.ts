@@ -320,10 +320,14 @@ test('null for what a pod may take, in each part, and for what an owner may add 
 })
 
 test('a role without authorities, or with the one that the operator brings → no key of their Secret', async (t) => {
-  const authorities = { roles: { auth: { authorities: [] }, orders: { authorities: ['DATABASE_CA'] } } }
+  const none = { auth: { authorities: [] }, notifications: { authorities: null } }
+  const authorities = { roles: { ...none, orders: { authorities: ['DATABASE_CA'] } } }
   for (const [values, keys] of [
-    [authorities, { auth: [], orders: ['DATABASE_CA'], products: ['DATABASE_CA', 'NATS_CA', 'S3_CA'] }],
-    [merged(authorities, operator), { auth: [], orders: [], products: ['NATS_CA', 'S3_CA'] }],
+    [
+      authorities,
+      { auth: [], notifications: [], orders: ['DATABASE_CA'], products: ['DATABASE_CA', 'NATS_CA', 'S3_CA'] },
+    ],
+    [merged(authorities, operator), { auth: [], notifications: [], orders: [], products: ['NATS_CA', 'S3_CA'] }],
   ] as const) {
     const { text } = await render(values)
     for (const [role, expected] of Object.entries(keys)) {

@@ -66,7 +66,7 @@
 
 {{/* Private authorities: (list $ keys). The operator's database brings its own. A source without items would be the whole Secret. */}}
 {{- define "bodega.authorities" -}}
-{{- $root := index . 0 }}{{ $keys := index . 1 -}}
+{{- $root := index . 0 }}{{ $keys := index . 1 | default list -}}
 {{- with ternary (without $keys "DATABASE_CA") $keys $root.Values.pgo.enabled -}}
 - secret:
     name: {{ $root.Values.global.authoritiesSecret }}
