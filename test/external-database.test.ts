@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import { query, startPostgres } from '../src/embedded/postgres.ts'
 import { generatedSecrets } from '../src/embedded/secrets.ts'
-import { openShop } from './support/shop.ts'
+import { eventually, openShop } from './support/shop.ts'
 
 test('a database whose administrator ran the SQL of docs/database.md → migrate needs no right to create roles', async (t) => {
   t.timeout(180_000)
@@ -51,4 +51,34 @@ test('a database whose administrator ran the SQL of docs/database.md → migrate
   } finally {
     await close()
   }
+})
+
+test('who may end sessions restores while an autovacuum is at work → it is left alone, and gives way', async (t) => {
+  t.timeout(120_000)
+  const dir = mkdtempSync(join(tmpdir(), 'external-'))
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }))
+  const program = readFileSync(join(import.meta.dirname, '../scripts/inside/database.sh'), 'utf8')
+  const [ending = ''] = /select pg_terminate_backend.*(?= \\g)/.exec(program) ?? []
+  await using server = await startPostgres({
+    dir: join(dir, 'postgres'),
+    log: join(dir, 'postgres.log'),
+    password: 'admin',
+    settings: { autovacuum_naptime: '1s', autovacuum_vacuum_cost_delay: '100ms', autovacuum_vacuum_cost_limit: '1' },
+  })
+  for (const text of [
+    `create role bodega_migrate login createdb password 'migrate'`,
+    'grant pg_signal_backend to bodega_migrate',
+    'create database bodega owner bodega_migrate',
+  ])
+    await query(server.adminUrl, text)
+  const url = Object.assign(new URL(server.adminUrl), { username: 'bodega_migrate', password: 'migrate' }).href
+  await query(url.replace(/postgres$/, 'bodega'), 'create table public.large as select generate_series(1, 200000)')
+  const at = `select backend_type as type from pg_stat_activity where datname = 'bodega'`
+  await eventually(
+    'an autovacuum',
+    async () => (await query(server.adminUrl, at)).rows[0]?.type === 'autovacuum worker',
+  )
+  t.deepEqual((await query(url, ending.replace(":'name'", "'bodega'"))).rows, [])
+  t.is((await query(server.adminUrl, at)).rows[0]?.type, 'autovacuum worker')
+  await t.notThrowsAsync(query(url, 'alter database bodega rename to bodega_replaced'))
 })

@@ -76,8 +76,8 @@ $facts"
   adopt)
     "${sql[@]}" "$server/postgres" -v name="$name" <<'END'
 select format('drop database if exists %I with (force)', :'name' || '_replaced') \gexec
--- A pooler keeps connections that nobody uses.
-select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = :'name' and (pg_has_role(usesysid, 'usage') or pg_has_role('pg_signal_backend', 'usage')) \g /dev/null
+-- A pooler keeps connections that nobody uses. An autovacuum has no user, is not ours to end, and gives way to a rename.
+select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = :'name' and usesysid is not null and (pg_has_role(usesysid, 'usage') or pg_has_role('pg_signal_backend', 'usage')) \g /dev/null
 begin;
 select format('alter database %I rename to %I', datname, :'name' || '_replaced') from pg_database where datname = :'name' \gexec
 select format('alter database %I rename to %I', :'name' || '_restore', :'name') \gexec
