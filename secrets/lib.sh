@@ -393,6 +393,7 @@ runs_here() { [ "$(from_dotenv BODEGA_ENV)" = "$env" ]; }
 plain_directory() {
   chosen=${BODEGA_SECRETS:-}
   [ -n "$chosen" ] || ! runs_here || chosen=$(from_dotenv BODEGA_SECRETS)
+  [[ $chosen != *'$'* && $chosen != '~'* ]] || die "BODEGA_SECRETS is $chosen, which only a shell would read as you mean it" "next: write it out"
   plain=${chosen:-secrets/.plain/$env}
 }
 

@@ -62,6 +62,21 @@ for (const [what, command, message] of [
     await refused(t, await madeClone(), rotate, message, { PATH: dir })
   })
 
+for (const folder of ['$HOME/bodega', '~/bodega'])
+  secretsTest(
+    `BODEGA_SECRETS=${folder} in .env → refused, instead of a folder of that name in the checkout`,
+    async (t) => {
+      const clone = await madeClone()
+      clone.write('.env', `BODEGA_ENV=dev\nBODEGA_SECRETS=${folder}\n`)
+      await refused(
+        t,
+        clone,
+        make,
+        /BODEGA_SECRETS is .*bodega, which only a shell would read[\s\S]*next: write it out/,
+      )
+    },
+  )
+
 secretsTest('edit, rotate and unpack without the identity → say where it was looked for', async (t) => {
   const clone = await madeClone()
   rmSync(clone.identity)
