@@ -317,6 +317,8 @@ test('null for what a pod may take, in each part, and for what an owner may add 
   const empty = { extraEnv: null }
   const { text } = await render({ edge: empty, migrate: empty, roles: { orders: { ...empty, resources: null } } })
   t.is(text, (await render()).text)
+  const nowhere = { global: { nodeSelector: null, tolerations: null, affinity: null } }
+  t.is((await render(merged(operator, nowhere))).text, (await render(operator)).text)
 })
 
 test('a role without authorities, or with the one that the operator brings → no key of their Secret', async (t) => {
