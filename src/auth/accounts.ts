@@ -133,7 +133,8 @@ async function codeOwner(
 const failureKey = (email: string, ip: string) => sha256(`${email}|${networkOf(ip)}`)
 /** Of wrong codes at any account: of a million one is right, so that five tries at each of many accounts would find some. */
 const codeKey = (ip: string) => sha256(`code|${networkOf(ip)}`)
-const queued = queues()
+// Behind one who waits 8 s for a database that stands still, the others would be tried for minutes after their clients left.
+const queued = queues(5000, 'Too many sign-ins wait; try again in a moment.')
 /** Many tries at once would all be begun before the failure of any is counted. */
 const turnOf = (key: Buffer) => queued(key.toString('hex'))
 /** Whoever has an address of IPv6 has the 2^64 of its network: its first four groups stand for it. */

@@ -18,19 +18,26 @@ export function turns(atOnce: number, most: number, tooMany: string) {
   }
 }
 
-/** Gives whoever asks with one key its turn after all who came before with the same key; it ends with the block that uses it. */
-export function queues() {
+/**
+ * Gives whoever asks with one key its turn after all who came before with the same key; it ends with the block that uses it.
+ * Who has waited for more than `patience` milliseconds by then gets a 503 that says `late`.
+ */
+export function queues(patience: number, late: string) {
   const last = new Map<string, Promise<void>>()
   return async (key: string): Promise<Disposable> => {
     const before = last.get(key)
     const { promise: ended, resolve: end } = Promise.withResolvers<void>()
     last.set(key, ended)
-    await before
-    return {
+    const turn = {
       [Symbol.dispose]() {
         if (last.get(key) === ended) last.delete(key)
         end()
       },
     }
+    const began = performance.now()
+    await before
+    if (performance.now() - began < patience) return turn
+    turn[Symbol.dispose]()
+    throw problem.unavailable(late)
   }
 }

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import test from 'ava'
 import { type Answer, codeIn } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
+import { freeze } from '../chaos/faults.ts'
 import { useShop } from '../support/shop.ts'
 
 /** The edge believes this machine about the client's address, so that requests come from wherever a test says. */
@@ -93,6 +94,31 @@ test.serial(
     t.true(tried >= 20 && tried <= 23, `${tried} at once`)
   },
 )
+
+test.serial('codes from one network while the database stands still → 503 for all, and none is used up', async (t) => {
+  t.timeout(60_000)
+  const from = newClient()
+  const user = await shop.user()
+  await post('/auth/login', { email: user.email })
+  const code = codeIn(await shop.mailTo(user.email, { subject: /code/i, fits: (m) => !m.text.includes('token=') }))
+  const { rows } = await query(
+    shop.databaseUrl,
+    `select pid from pg_stat_activity where application_name = 'auth' and datname = current_database()`,
+  )
+  const thaw = freeze(rows.map(({ pid }) => pid))
+  t.teardown(thaw)
+  const tries = [
+    ...Array.from({ length: 7 }, () => ({ email: newAddress(), code: '000000' })),
+    { email: user.email, code },
+  ]
+  const answers = await Promise.all(tries.map((body) => post('/auth/login', body, from)))
+  t.deepEqual(
+    answers.map(({ status }) => status),
+    tries.map(() => 503),
+  )
+  thaw()
+  t.is((await post('/auth/login', { email: user.email, code }, from)).status, 200)
+})
 
 /** What of an answer could tell an account that is there from one that is not: all but what differs each time. */
 const shown = ({ status, headers: { date: _, 'x-request-id': __, ...headers }, text }: Answer) => ({
