@@ -64,11 +64,18 @@ async function start(name: string, args: string[]) {
   return out
 }
 /** The mail server that a production form would have somewhere; an inbox shows what came. */
-const startInbox = () =>
-  start('inbox', [
+async function startInbox() {
+  await start('inbox', [
     ...['--network', `${host.project}_out`, '--network-alias', 'smtp.test', '--tmpfs', '/tmp'],
     ...['--publish', `${new URL(host.inboxUrl).host}:1080`, 'maildev/maildev:3.0.0'],
   ])
+  const answers = () =>
+    fetch(`${host.inboxUrl}/api/healthz`).then(
+      (answer) => answer.ok,
+      () => false,
+    )
+  await eventually('the inbox answers', answers, 60_000)
+}
 const removeExtra = async () => {
   if (extra.length > 0) await run('docker', ['rm', '--force', '--volumes', ...extra.splice(0)], { any: true })
 }
