@@ -98,7 +98,9 @@ test.serial('export to a reader that pauses for longer than a transaction may â†
 test.serial(
   'export to standard output, the database goes away â†’ that is said, and not of standard output',
   async (t) => {
-    const done = sh('bodega export -.jsonl | (dd bs=1 count=1 2>/dev/null; sleep 3; cat) > part.jsonl')
+    const done = sh(
+      'mkfifo go && bodega export -.jsonl | (dd bs=1 count=1 2>/dev/null; read -r _ <go; cat) > part.jsonl',
+    )
     await using admin = await connect('admin')
     await eventually('the export is in the middle', async () => {
       const { rows } = await admin.query(
@@ -107,6 +109,7 @@ test.serial(
       )
       return rows.length > 0
     })
+    await sh('echo >go')
     t.regex((await done).stderr, /^-\.jsonl: the database is out of reach \(/)
   },
 )
