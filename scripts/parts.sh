@@ -13,10 +13,10 @@ identities() {
   [ ! -r "$file" ] || ! command -v age-keygen >/dev/null || age-keygen -y "$file" 2>/dev/null | sed 's/^/identity /' || true
 }
 
-# The backups in a folder of a shop like this one, the newest first: several shops may share a folder.
+# The backups in a folder of a shop like this one, the newest first: several shops may share a folder, which may be a link.
 backups_in() {
   local day='[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]' time='[0-9][0-9][0-9][0-9][0-9][0-9]'
-  [ ! -d "$1" ] || find "$1" -maxdepth 1 -name "$(backup_name)-${day}T${time}Z.tar" | sort -r
+  [ ! -d "$1" ] || find -H "$1" -maxdepth 1 -name "$(backup_name)-${day}T${time}Z.tar" | sort -r
 }
 backup_name() { printf 'bodega-%s' "$environment${shop:+$([ "$shop" = bodega ] || printf '%s' "-$shop")}"; }
 

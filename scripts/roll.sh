@@ -101,7 +101,9 @@ done
 if [[ $named == *' migrate '* ]]; then
   roll_migrate force
 elif [ "$how" = stale ]; then
-  grep -q '^migrate .* current$' <<<"$found" || roll_migrate
+  # One that failed or was interrupted runs again, also where nothing differs.
+  id=$(awk '$1 == "migrate" && $3 == "exited" && $4 == "current" { print $2 }' <<<"$found")
+  [ -n "$id" ] && [ "$(docker inspect -f '{{.State.ExitCode}}' "$id")" = 0 ] || roll_migrate
 fi
 for service in "${roles[@]}"; do ! asked "$service" || roll_role "$service" "$how"; done
 if asked edge; then

@@ -1,8 +1,17 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import test from 'ava'
 import { run } from '../e2e/host.ts'
 
@@ -101,9 +110,15 @@ test('make backup, openssl missing → no backup, instead of one that no restore
   t.deepEqual(readdirSync(cluster.file('backups')), [])
 })
 
-test('make status TARGET=cluster, nothing answers in it → each part is said to be silent, and the last backup is told', async (t) => {
+test('make status TARGET=cluster, nothing answers in it → each part is said to be silent, and the last backup is told, also where its folder is a link', async (t) => {
   const cluster = newCluster()
   const { backup } = await cluster.backup()
+  symlinkSync('backups', cluster.file('link'))
+  const linked = await run('make', ['-s', 'status'], {
+    env: { ...cluster.env, BODEGA_BACKUPS: cluster.file('link') },
+    any: true,
+  })
+  t.true(linked.all.includes(join(cluster.file('link'), basename(backup))), linked.all)
   const { code, all } = await run('make', ['-s', 'status'], { env: cluster.env, any: true })
   t.is(code, 0, all)
   t.regex(all, /figures: no answer[\s\S]*database +no answer\n[\s\S]*last backup/)
@@ -154,6 +169,32 @@ test('make backup, a folder in .env as a shell would read it → refused, instea
     t.regex(all, /backup: BODEGA_BACKUPS is .*backups in \.env[\s\S]*next: write it out/)
     t.deepEqual(readdirSync(cwd), before)
   }
+})
+
+test('make roll again after migrate has failed, with nothing changed → it runs again before the roles are touched; once it is done, no more', async (t) => {
+  const cwd = checkout()
+  // A host whose one container is that of migrate, current, with the exit code of the file `code`.
+  const { bin, PATH } = programs({
+    docker: `#!/bin/sh
+case "$*" in
+  *'config --hash'*) echo 'migrate hash' ;;
+  *' ps '*) echo 'm1 ' ;;
+  'inspect -f {{.State.ExitCode}}'*) cat "$0.code" ;;
+  'inspect -f {{.State.Status}}'*) echo exited ;;
+  'inspect '*) echo 'migrate exited hash image name' ;;
+  'image inspect '*) echo image ;;
+  'compose '*' up '*) echo "$*" >>"$0.ups" && echo 0 >"$0.code" ;;
+  'wait '*) cat "$0.code" ;;
+esac
+`,
+  })
+  writeFileSync(join(bin, 'docker.code'), '1\n')
+  const roll = () => run('make', ['-s', 'roll'], { cwd, env: { PATH }, any: true })
+  const first = await roll()
+  t.is(first.code, 0, first.all)
+  t.regex(first.all, /migrate: done\n/)
+  t.notRegex((await roll()).all, /migrate/)
+  t.regex(readFileSync(join(bin, 'docker.ups'), 'utf8'), /^compose [^\n]* up -d --no-deps migrate\n$/)
 })
 
 test('make pin, a registry that has more to say of an image than its digest → the digest is written', async (t) => {

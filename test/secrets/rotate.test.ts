@@ -66,6 +66,10 @@ for (const [what, key] of [
     t.regex(again.out, /step 1 of 2/)
     const forgotten = await rotate(t, clone, `${key}_PREVIOUS`, [`${key}_PREVIOUS`])
     t.is(forgotten.values[`${key}_PREVIOUS`], '')
+    const twice = await clone.sh('rotate', ['dev', what, what])
+    t.not(twice.code, 0)
+    t.regex(twice.out, new RegExp(`WHAT has ${what} twice\n[\\s\\S]*next: `))
+    t.deepEqual(clone.decrypt(), forgotten.values)
   })
 
 secretsTest('rotation of database, twice → the other login each time, with a new password', async (t) => {
