@@ -1,3 +1,4 @@
+import type { EventEmitter } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
@@ -64,11 +65,17 @@ export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
       min: 0,
       max: c.DATABASE_POOL,
       propagateCreateError: true,
+      afterCreate(client: Pooled, done: (error: undefined, client: Pooled) => void) {
+        const began = performance.now()
+        client.connection.on('errorMessage', (error) => {
+          client.outlived ||= onlyReads(error, began)
+        })
+        done(undefined, client)
+      },
       // A connection whose last statement was given up is still waiting for its answer, and so would be the next one. Where that
       // was a BEGIN, or a ROLLBACK was given up behind it, what is answered later leaves a transaction open, which the next
       // statement would be a part of: acknowledged, and never committed.
-      validate: (client: pg.Client & { readyForQuery: boolean }) =>
-        client.readyForQuery && client.getTransactionStatus() === 'I',
+      validate: (client: Pooled) => client.readyForQuery && client.getTransactionStatus() === 'I' && !client.outlived,
     },
     acquireConnectionTimeout: connectTimeout,
   })
@@ -97,6 +104,14 @@ export function openDb({ role, c, lanes = 2, log }: DbOptions): Db {
     },
   }
 }
+
+type Pooled = pg.Client & { readyForQuery: boolean; connection: EventEmitter; outlived?: boolean }
+
+/**
+ * Whether a session, begun at `began`, may only read. It stays so where it reached what had been the primary before a failover,
+ * while another can be written to by now. Where none can, as with a disk that is full, each is tried for a second.
+ */
+const onlyReads = (error: unknown, began: number) => hasState(error, '25006') && performance.now() - began > 1000
 
 const gathering = new WeakSet<Duplex>()
 
@@ -145,7 +160,9 @@ interface Lane {
 function openLane(connection: pg.ClientConfig, patience: number, log: Logger): Lane {
   let client: Promise<pg.Client> | undefined
   let failed = Number.NEGATIVE_INFINITY
+  let began = 0
   const open = () => {
+    began = performance.now()
     const fresh = new pg.Client({ ...connection, pipeline: true })
     const opening = fresh.connect().then(() => {
       lane.connected = client === opening
@@ -177,13 +194,15 @@ function openLane(connection: pg.ClientConfig, patience: number, log: Logger): L
       lane.pending++
       try {
         client ??= open()
-        const current = await client
+        const opening = client
+        const current = await opening
         gather(current)
         try {
           return await ask<Row>(current, { name: statement.name, text: statement.text, values }, patience)
         } catch (error) {
           // After a client-side timeout the answers of this connection would be out of step: begin a new one.
-          if (/timeout/i.test((error as Error).message)) {
+          const isOver = /timeout/i.test((error as Error).message) || onlyReads(error, began)
+          if (isOver && client === opening) {
             client = undefined
             lane.connected = false
             current.end().catch(() => undefined)

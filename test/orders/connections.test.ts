@@ -58,3 +58,28 @@ const sockets = '/proc/net/tcp'
     t.true(Math.max(...seconds) <= 60, `${Math.max(...seconds)} s`)
   },
 )
+
+test.serial(
+  'sessions that may only read, as with a primary that became a standby → others, once one may write',
+  async (t) => {
+    const user = customer()
+    const body = { items: [{ productId: await product({ stock: 200 }), quantity: 1 }] }
+    const place = async () => (await order(user, body)).status
+    const atOnce = async () => [...new Set(await Promise.all(Array.from({ length: 20 }, place)))]
+    t.deepEqual(await atOnce(), [201])
+    const sessions = `from pg_stat_activity where application_name = 'orders' and datname = current_database()`
+    const [{ usename }] = await sql(`select usename ${sessions} limit 1`)
+    const reset = () => sql(`alter role ${usename} reset default_transaction_read_only`)
+    t.teardown(reset)
+    await sql(`alter role ${usename} set default_transaction_read_only = on`)
+    await sql(`select pg_terminate_backend(pid, 5000) ${sessions}`)
+    await eventually('only sessions that read', async () => {
+      t.is((await as(user, 'GET', '/readyz')).status, 200)
+      return (await atOnce()).every((status) => status === 503)
+    })
+
+    await reset()
+    await eventually('orders again', async () => (await atOnce()).every((status) => status === 201))
+    await eventually('the outbox moves', async () => (await sql('select from orders.outbox')).length === 0, 30_000)
+  },
+)
