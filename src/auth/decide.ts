@@ -1,12 +1,12 @@
 import type { Context } from 'koa'
 import type { Config } from '../platform/config.ts'
-import { assert, type User } from '../platform/identity.ts'
+import { assert, type User, uploadLifetime } from '../platform/identity.ts'
 import { Problem, problem } from '../platform/problem.ts'
 import { allows, canonicalPath, matcher, type Table } from '../platform/routes.ts'
 import type { Revocations } from './revocations.ts'
 import type { AccessTokens } from './tokens.ts'
 
-export type Decision = { status: 204; user?: User } | { status: 401; invalid: boolean } | { status: 403 }
+export type Decision = { status: 204; user?: User; upload?: true } | { status: 401; invalid: boolean } | { status: 403 }
 export type Decide = (request: { method: string; path: string; token?: string }) => Decision
 
 interface Deps {
@@ -27,7 +27,7 @@ export function decider({ table, tokens, revocations, productRead }: Deps): Deci
     if (access === 'public') return { status: 204 }
     const user = session({ tokens, revocations }, token)
     if (!user) return { status: 401, invalid: token !== undefined }
-    return allows(access, user.roles) ? { status: 204, user } : { status: 403 }
+    return allows(access, user.roles) ? { status: 204, user, upload: row.upload } : { status: 403 }
   }
 }
 
@@ -64,14 +64,14 @@ export function answerProxy(
     } else decision = deps.decide({ ...asked(ctx, AUTHZ_DIALECT), token })
 
     ctx._matchedRoute = isAuthn ? '/authn' : '/authz'
-    const user = decision.status === 204 ? decision.user : undefined
+    const { user, upload } = decision.status === 204 ? decision : {}
     // Always all of them, empty where there is nothing, so that the proxy overwrites what the client sent.
     ctx.set({
       'X-User-Id': user?.id ?? '',
       'X-User-Email': encodeURI(user?.email ?? ''),
       'X-User-Roles': user?.roles.join(',') ?? '',
       'X-Session-Id': user?.sid ?? '',
-      'X-Auth-Assertion': user ? assert(user, ASSERTION_KEY) : '',
+      'X-Auth-Assertion': user ? assert(user, ASSERTION_KEY, upload && uploadLifetime) : '',
     })
     // All but nginx pass the answer of a refusal on to the client.
     if (decision.status === 401) throw unauthenticated(decision.invalid)

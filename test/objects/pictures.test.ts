@@ -1,9 +1,11 @@
+import { randomUUID } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import test from 'ava'
 import fc from 'fast-check'
 import { connect as connectBus } from 'nats'
 import sharp from 'sharp'
+import { call } from '../../src/embedded/client.ts'
 import { query } from '../../src/embedded/postgres.ts'
 import { stream } from '../../src/events.ts'
 import { some, times, trial } from '../support/cases.ts'
@@ -171,6 +173,19 @@ async function assertionFor({ id, email }: TestUser) {
 test('PUT /profile/avatar, without a session → 401 before the body is taken', async (t) => {
   const { status } = await pour(shop.url, ['Content-Type: image/png', 'Transfer-Encoding: chunked'], 1e9)
   t.is(status, 401)
+})
+
+test('what /authz says → holds for 10 minutes where a slow line may bring a picture, and for one elsewhere', async (t) => {
+  const heldFor = async (method: string, path: string, { token }: TestUser) => {
+    const headers = { 'X-Original-Method': method, 'X-Original-URI': path }
+    const { headers: said } = await call(shop.roles.auth.url, 'POST', '/authz', { token, headers })
+    const [, claims = ''] = String(said['x-auth-assertion']).split('.')
+    const { iat, exp } = JSON.parse(Buffer.from(claims, 'base64url').toString())
+    return exp - iat
+  }
+  t.is(await heldFor('PUT', '/profile/avatar', user), 600)
+  t.is(await heldFor('PUT', `/product/${randomUUID()}/image`, staff), 600)
+  t.is(await heldFor('DELETE', '/profile/avatar', user), 60)
 })
 
 test('a body of 200 KiB to any other route → 413 as before', async (t) => {
