@@ -29,6 +29,14 @@ if { k get statefulset bodega-postgres && ! grep -q '^  name: bodega-postgres$' 
   [ "${ANYWAY:-}" = yes ] || die "this shop's data are in a database that the overlay $overlay does not have: it would begin anew on another" \
     "next: the OVERLAY= of before; or, once its data are where the overlay looks for them, ANYWAY=yes"
 fi
+# With none of these here, the roles that run have theirs elsewhere.
+if grep -qE '^  name: bodega-postgres$|^kind: PostgresCluster$' <<<"$rendered" && ! { k get statefulset bodega-postgres || k get postgrescluster bodega-db; } >/dev/null 2>&1; then
+  parts=$(k get deployment bodega-orders --ignore-not-found -o 'jsonpath={.spec.template.spec.containers[0].env[?(@.name=="DATABASE_URL")].valueFrom.configMapKeyRef.name}')
+  url=${parts:+$(k get configmap "$parts" -o 'jsonpath={.data.DATABASE_URL}')}
+  [[ -z $url || $url == *://bodega-postgres:* || $url == *://bodega-db-* ]] || [ "${ANYWAY:-}" = yes ] ||
+    die "this shop's data are at $url, and the overlay $overlay has a database of its own: it would begin anew there" \
+      "next: the OVERLAY= of before; or, with a backup that comes into it, ANYWAY=yes"
+fi
 
 # A Job's template cannot be changed, and one that is done does not run again: what must run again is deleted first. The
 # Secrets that it reads are part of it; each change of one gives it another version.

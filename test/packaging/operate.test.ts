@@ -171,6 +171,39 @@ test('make backup, a folder in .env as a shell would read it → refused, instea
   }
 })
 
+test('make deploy of an overlay with a database over a shop whose database is elsewhere → refused; where it is the overlay’s, or with ANYWAY=yes, not', async (t) => {
+  const cwd = checkout()
+  const deploy = async (url: string, ...words: string[]) => {
+    const { bin, PATH } = programs({
+      kubectl: `#!/bin/sh
+case "$*" in
+  kustomize*) echo '  name: bodega-postgres' ;;
+  *'get secret bodega -o'*) echo prod ;;
+  *'get statefulset'* | *'get postgrescluster'*) exit 1 ;;
+  *'get deployment bodega-orders'*) echo bodega-parts-1 ;;
+  *'get configmap bodega-parts-1'*) echo '${url}' ;;
+  *apply*) touch "$0.applied" && exit 1 ;;
+esac
+`,
+    })
+    const ended = await run('make', ['-s', 'deploy', 'ENV=prod', 'OVERLAY=prod-standalone', ...words], {
+      cwd,
+      env: { PATH },
+      any: true,
+    })
+    return { ...ended, applied: existsSync(join(bin, 'kubectl.applied')) }
+  }
+  const refused = await deploy('postgres://db.example.org:5432/bodega')
+  t.not(refused.code, 0)
+  t.regex(
+    refused.all,
+    /data are at postgres:\/\/db\.example\.org:5432\/bodega, and the overlay[\s\S]*next: the OVERLAY= of before/,
+  )
+  t.false(refused.applied)
+  t.true((await deploy('postgres://db.example.org:5432/bodega', 'ANYWAY=yes')).applied)
+  t.true((await deploy('postgres://bodega-postgres:5432/bodega')).applied)
+})
+
 test('make roll again after migrate has failed, with nothing changed → it runs again before the roles are touched; once it is done, no more', async (t) => {
   const cwd = checkout()
   // A host whose one container is that of migrate, current, with the exit code of the file `code`.
