@@ -108,8 +108,14 @@ if (import.meta.main) {
     const { SECRETS_DIR } = process.env
     // Here, since most commands need no database and none needs it before.
     const { outOfReach } = await import('./platform/db.ts')
-    if (outOfReach(error)) {
-      process.stderr.write(`${name}: the database is out of reach (${(error as Error).message}); does the shop run?\n`)
+    const { name: kind, message } = error as Error
+    if (kind === 'NatsError') {
+      process.stderr.write(
+        `${name}: NATS refuses or does not answer (${message}); migrate makes the streams, and the log of NATS says more\n`,
+      )
+      process.exitCode = 1
+    } else if (outOfReach(error)) {
+      process.stderr.write(`${name}: the database is out of reach (${message}); does the shop run?\n`)
       process.exitCode = 1
     } else if (error instanceof ConfigError) {
       process.stderr.write(`${error.message}\n`)

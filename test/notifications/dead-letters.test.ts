@@ -190,3 +190,13 @@ for (const args of [['show'], ['replay', 'everything'], ['replay', '0'], ['const
     const error = await t.throwsAsync(dlq(...args))
     t.regex(error?.message ?? '', /dlq show NUMBER|there is no dead letter 999999; dlq lists them/)
   })
+
+test.serial('dlq, the bus refuses what is asked → says so, and names no other part', async (t) => {
+  await onBus(async (nc) => (await nc.jetstreamManager()).streams.delete('dlq'))
+  t.teardown(() => shop.run('migrate', 'main.ts', 'migrate'))
+  const error = await t.throwsAsync(dlq())
+  t.regex(error?.message ?? '', /dlq: NATS refuses or does not answer \(stream not found\); migrate makes the streams/)
+  // Its answers go to an inbox that this login may not read.
+  const stranger = await t.throwsAsync(shop.run('notifications', 'commands.ts', 'dlq'))
+  t.regex(stranger?.message ?? '', /dlq: NATS refuses or does not answer/)
+})
