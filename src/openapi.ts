@@ -1,7 +1,7 @@
 import { STATUS_CODES } from 'node:http'
 import { z } from 'zod'
-import { uploadTypes } from './platform/images.ts'
 import { refreshCookie, type Table, type TableRow } from './platform/routes.ts'
+import { uploadTypes } from './platform/upload.ts'
 
 const Problem = {
   type: 'object',

@@ -1,11 +1,12 @@
 import type { Picture } from '../events.ts'
-import type { Form } from '../platform/draw.ts'
 import { append } from '../platform/outbox.ts'
 import { problem } from '../platform/problem.ts'
+import type { Sizes } from '../platform/resize-worker.ts'
 import type { Deps } from './routes.ts'
 import * as store from './store.ts'
 
-export const avatarForm: Form = { large: 512, small: 128, square: true }
+/** Of the files of an avatar, in pixels. */
+export const avatarSizes: Sizes = { large: 512, small: 128, square: true }
 
 /** Sets the avatar to files that are stored already, or clears it, and tells so. */
 export async function changeAvatar(

@@ -8,7 +8,7 @@ import { openObjects } from '../platform/objects.ts'
 import { startRelay } from '../platform/outbox.ts'
 import { openPictures } from '../platform/pictures.ts'
 import type { Process } from '../platform/process.ts'
-import { avatarForm } from './avatar.ts'
+import { avatarSizes } from './avatar.ts'
 import { answerProxy, decider } from './decide.ts'
 import { openRevocations } from './revocations.ts'
 import { routes } from './routes.ts'
@@ -20,7 +20,7 @@ export async function start({ env, log, stack, stopping, table }: Process) {
   const bus = stack.use(openBus({ name: 'auth', c, log }))
   const relay = stack.use(startRelay({ db, schema: 'auth', bus, log }))
   const objects = stack.use(openObjects(c))
-  const avatars = openPictures({ db, schema: 'auth', objects, name: 'avatar', form: avatarForm, log })
+  const avatars = openPictures({ db, schema: 'auth', objects, name: 'avatar', sizes: avatarSizes, log })
   // One at a time: each holds a connection of the pool for as long as the object store takes.
   stack.use(consume(bus, 'avatars', { concurrency: 1, handle: avatars.tidy, log }))
   const revocations = stack.use(openRevocations({ db, bus, log }))

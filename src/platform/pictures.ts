@@ -5,11 +5,11 @@ import { Picture } from '../events.ts'
 import { type Message, NotYet, Permanent } from './bus.ts'
 import type { Role } from './config.ts'
 import type { Db, Knex } from './db.ts'
-import type { Form } from './draw.ts'
-import { receivePicture } from './images.ts'
 import type { Logger } from './log.ts'
 import type { Objects } from './objects.ts'
 import { Problem, problem } from './problem.ts'
+import type { Sizes } from './resize-worker.ts'
+import { receivePicture } from './upload.ts'
 
 /**
  * A picture's files stay for a day after nothing refers to them any more: pages, lists and mails that were made before
@@ -50,7 +50,7 @@ interface Options {
   objects: Objects
   /** The first part of every key and path, as `avatar` in /avatar/{hash}. */
   name: string
-  form: Form
+  sizes: Sizes
   log: Logger
 }
 
@@ -59,7 +59,7 @@ interface Options {
  * `<schema>.object_in_use` every hash that is referred to. A file is written after its row was touched, and removed only
  * while its row is locked: so none is removed that another upload is just bringing again.
  */
-export function openPictures({ db, schema, objects, name, form, log }: Options): Pictures {
+export function openPictures({ db, schema, objects, name, sizes, log }: Options): Pictures {
   const keyOf = (hash: string) => `${name}/${hash}.webp`
   const touch = (knex: Knex, hashes: string[]) =>
     knex.raw(
@@ -99,7 +99,7 @@ export function openPictures({ db, schema, objects, name, form, log }: Options):
 
   return {
     async take(ctx) {
-      return keep(await receivePicture(ctx, form))
+      return keep(await receivePicture(ctx, sizes))
     },
     keep,
     release: (trx, picture) =>

@@ -12,7 +12,7 @@ import { openPictures } from '../platform/pictures.ts'
 import { Problem } from '../platform/problem.ts'
 import { drawingOf, paint } from './drawings.ts'
 import { exportCatalogue } from './export.ts'
-import { imageForm } from './image.ts'
+import { imageSizes } from './image.ts'
 import { type Counts, importCatalogue, UnreadableFile } from './import.ts'
 import { catalogue } from './seed.ts'
 import { addImages, skusWithoutImage } from './store.ts'
@@ -138,7 +138,7 @@ async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
     schema: 'products',
     objects,
     name: 'image',
-    form: imageForm,
+    sizes: imageSizes,
     log: openLog(c.LOG_LEVEL, { role: 'products' }),
   })
   const drawings = [
@@ -149,7 +149,7 @@ async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
   ]
   while (drawings.length > 0) {
     const done = drawings.splice(0, 8).map(async ([drawing, products]) => {
-      const picture = await images.keep(await paint(drawing, imageForm))
+      const picture = await images.keep(await paint(drawing, imageSizes))
       return products.map(({ sku }) => ({ sku, ...picture }))
     })
     await addImages(db.knex, (await Promise.all(done)).flat())

@@ -1,4 +1,4 @@
-import type { Form } from '../platform/draw.ts'
+import type { Sizes } from '../platform/resize-worker.ts'
 import type { SeedProduct } from './seed.ts'
 
 /** What a product of a category looks like, on 100 × 100, in its colour `c` and a darker one `d`. */
@@ -91,7 +91,7 @@ export function drawingOf({ sku, name, category }: Pick<SeedProduct, 'sku' | 'na
 }
 
 /** The two WebP files of a drawing. Effort 0 takes a quarter of the time of the 4 that uploads get, and half as much room again. */
-export async function paint(drawing: string, { small }: Form): Promise<{ large: Buffer; small: Buffer }> {
+export async function paint(drawing: string, { small }: Sizes): Promise<{ large: Buffer; small: Buffer }> {
   const { default: sharp } = await import('sharp')
   const { data, info } = await sharp(Buffer.from(drawing)).removeAlpha().raw().toBuffer({ resolveWithObject: true })
   const raw = { raw: { width: info.width, height: info.height, channels: info.channels } }

@@ -1,11 +1,12 @@
 import type { Picture } from '../events.ts'
 import type { Db } from '../platform/db.ts'
-import type { Form } from '../platform/draw.ts'
 import { append, type Relay } from '../platform/outbox.ts'
 import type { Pictures } from '../platform/pictures.ts'
+import type { Sizes } from '../platform/resize-worker.ts'
 import { deleteProduct, type Found, setImage } from './store.ts'
 
-export const imageForm: Form = { large: 1024, small: 256, square: false }
+/** Of the files of a product's image, in pixels. */
+export const imageSizes: Sizes = { large: 1024, small: 256, square: false }
 
 export interface Deps {
   db: Db

@@ -8,7 +8,7 @@ import { openObjects } from '../platform/objects.ts'
 import { startRelay } from '../platform/outbox.ts'
 import { openPictures } from '../platform/pictures.ts'
 import type { Process } from '../platform/process.ts'
-import { imageForm } from './image.ts'
+import { imageSizes } from './image.ts'
 import { routes } from './routes.ts'
 
 /** Opens the catalogue: its database, bus and pictures, its metrics, its routes. */
@@ -18,7 +18,7 @@ export async function start({ env, log, stack, stopping }: Process) {
   const bus = stack.use(openBus({ name: 'products', c, log }))
   const relay = stack.use(startRelay({ db, schema: 'products', bus, log }))
   const objects = stack.use(openObjects(c))
-  const images = openPictures({ db, schema: 'products', objects, name: 'image', form: imageForm, log })
+  const images = openPictures({ db, schema: 'products', objects, name: 'image', sizes: imageSizes, log })
   // One at a time: each holds a connection of the pool for as long as the object store takes.
   stack.use(consume(bus, 'images', { concurrency: 1, handle: images.tidy, log }))
   measurePool(db)

@@ -260,7 +260,7 @@ const family = (pid: number) =>
     : []
 
 test.serial(
-  'the process that draws killed, idle and at work → another one draws, and no picture is lost; killed again → 422',
+  'the resize worker killed, idle and at work → another one takes over, and no picture is lost; killed again → 422',
   async (t) => {
     if (process.platform !== 'linux') return t.pass('there is no /proc to find it in')
     const pid = shop.roles.auth.pid as number

@@ -1,15 +1,15 @@
 import { constants, setPriority } from 'node:os'
 import sharp, { type Sharp } from 'sharp'
 
-// A process of its own for decoding what strangers send: a decoder that crashes or hangs takes nothing with it, its memory
-// goes back to the system with it, and it has none of the role's secrets in its environment. images.ts starts it, and sends
-// one picture after the other.
+// A process of its own for decoding what strangers send: a decoder that crashes or hangs takes nothing else down, its memory
+// goes back to the system when it ends, and it has none of the role's secrets in its environment. resizer.ts starts it and
+// sends it one picture after the other.
 
-/** How the two files of a picture are cut: the longest side of each, in pixels. */
-export interface Form {
+/** The sizes of the two files of a picture: the longest side of each, in pixels. */
+export interface Sizes {
   large: number
   small: number
-  /** The middle square, always of that size; otherwise the whole picture, never enlarged. */
+  /** Whether to cut out the middle square and bring it to exactly that size; otherwise the whole picture, never enlarged. */
   square: boolean
 }
 export type Format = 'jpeg' | 'png' | 'webp'
@@ -17,9 +17,9 @@ export interface Task {
   bytes: Uint8Array
   /** What the first bytes say. */
   format: Format
-  form: Form
+  sizes: Sizes
 }
-export type Drawn = { large: Uint8Array; small: Uint8Array } | { fault: 'bad' | 'too_large'; why: string }
+export type Result = { large: Uint8Array; small: Uint8Array } | { fault: 'bad' | 'too_large'; why: string }
 
 /** An interlaced PNG is decoded whole, which takes up to 8 bytes a pixel; what else there is takes 4 at most. */
 const mostPixels = 24_000_000
@@ -30,7 +30,7 @@ const longestSide = 16_383
  * The two WebP files of a picture: turned as its EXIF says, in sRGB, without any metadata, the first frame of an
  * animation. Pixels are counted by the header, before any is decoded.
  */
-async function draw({ bytes, format, form }: Task): Promise<Drawn> {
+async function resize({ bytes, format, sizes }: Task): Promise<Result> {
   const source = (limitInputPixels: number | false) =>
     sharp(bytes, { failOn: 'error', autoOrient: true, limitInputPixels })
   const head = await source(false).metadata()
@@ -48,19 +48,19 @@ async function draw({ bytes, format, form }: Task): Promise<Drawn> {
   }
   const whole = source(mostPixels)
   // Where the square must grow, it is cut out before: the other way round a thin strip would grow a thousandfold.
-  const cut = !form.square
-    ? within(whole, form.large)
-    : (side < form.large ? whole.extract(middle) : whole).resize(form.large, form.large)
+  const cut = !sizes.square
+    ? fitInto(whole, sizes.large)
+    : (side < sizes.large ? whole.extract(middle) : whole).resize(sizes.large, sizes.large)
   const { data, info } = await cut
     .toColourspace('srgb')
     .timeout({ seconds: 10 })
     .raw()
     .toBuffer({ resolveWithObject: true })
   const raw = { raw: { width: info.width, height: info.height, channels: info.channels } }
-  return { large: await encode(sharp(data, raw)), small: await encode(within(sharp(data, raw), form.small)) }
+  return { large: await encode(sharp(data, raw)), small: await encode(fitInto(sharp(data, raw), sizes.small)) }
 }
 
-const within = (image: Sharp, side: number) => image.resize(side, side, { fit: 'inside', withoutEnlargement: true })
+const fitInto = (image: Sharp, side: number) => image.resize(side, side, { fit: 'inside', withoutEnlargement: true })
 const encode = (image: Sharp) => image.webp({ quality: 80, effort: 4 }).toBuffer()
 
 // Whatever a file claims to be, only these three decoders exist for it.
@@ -72,12 +72,12 @@ sharp.concurrency(1)
 setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
 
 process.on('message', (task: Task) => {
-  draw(task)
-    .catch((error: Error): Drawn => ({ fault: 'bad', why: error.message }))
-    .then((drawn) => process.send?.(drawn))
+  resize(task)
+    .catch((error: Error): Result => ({ fault: 'bad', why: error.message }))
+    .then((result) => process.send?.(result))
 })
-// Its role is gone.
+// The role is gone.
 process.on('disconnect', () => process.exit())
-// Its role ends it, when the last picture is drawn.
+// A terminal and a container signal all processes: the role ends this one itself, after the last picture.
 process.on('SIGINT', () => {})
 process.on('SIGTERM', () => {})
