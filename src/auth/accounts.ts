@@ -2,9 +2,9 @@ import { isIPv6 } from 'node:net'
 import { v7 as uuid } from 'uuid'
 import type { Config } from '../platform/config.ts'
 import type { Db, Knex } from '../platform/db.ts'
+import { keyedLock } from '../platform/limiter.ts'
 import { append, type Relay } from '../platform/outbox.ts'
 import { problem } from '../platform/problem.ts'
-import { queues } from '../platform/turns.ts'
 import { checkPassword, hashPassword, isOutdated } from './passwords.ts'
 import type { Revocations } from './revocations.ts'
 import { toRecipient } from './schema.ts'
@@ -81,7 +81,7 @@ export async function verify(
   input: { token: string } | { email: string; code: string },
   ip: string,
 ) {
-  using _turn = 'code' in input ? await turnOf(codeKey(ip)) : undefined
+  using _lock = 'code' in input ? await lockTries(codeKey(ip)) : undefined
   if ('code' in input) await slowDownCodes(db, ip)
   const done = await db.knex.transaction(async (trx) => {
     const userId =
@@ -134,9 +134,9 @@ const failureKey = (email: string, ip: string) => sha256(`${email}|${networkOf(i
 /** Of wrong codes at any account: of a million one is right, so that five tries at each of many accounts would find some. */
 const codeKey = (ip: string) => sha256(`code|${networkOf(ip)}`)
 // Behind one who waits 8 s for a database that stands still, the others would be tried for minutes after their clients left.
-const queued = queues(5000, 'Too many sign-ins wait; try again in a moment.')
-/** Many tries at once would all be begun before the failure of any is counted. */
-const turnOf = (key: Buffer) => queued(key.toString('hex'))
+const lock = keyedLock(5000, 'Too many sign-ins wait; try again in a moment.')
+/** One try of a key at a time: many at once would all begin before the failure of any is counted. */
+const lockTries = (key: Buffer) => lock(key.toString('hex'))
 /** Whoever has an address of IPv6 has the 2^64 of its network: its first four groups stand for it. */
 function networkOf(ip: string) {
   if (!isIPv6(ip)) return ip
@@ -160,7 +160,7 @@ export async function loginByPassword(
   ip: string,
 ): Promise<store.UserRow> {
   const key = failureKey(email, ip)
-  using _turn = await turnOf(key)
+  using _lock = await lockTries(key)
   const [hasFailed, user] = await Promise.all([slowDown(db, key), store.accountOf(db, email)])
   if (!(await checkPassword(password, user?.password_hash)) || !user) {
     await failed(db, [key], { userId: user?.id, ip, detail: { by: 'password' } })
@@ -201,7 +201,7 @@ export async function loginByCode(
   ip: string,
 ): Promise<store.UserRow> {
   const key = failureKey(email, ip)
-  using _turn = await turnOf(codeKey(ip))
+  using _lock = await lockTries(codeKey(ip))
   await Promise.all([slowDown(db, key), slowDownCodes(db, ip)])
   const user = await db.knex.transaction(async (trx) => {
     const userId = await codeOwner(trx, config, 'login', email, code)

@@ -1,16 +1,16 @@
 import { argon2, randomBytes, timingSafeEqual } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { promisify } from 'node:util'
-import { turns } from '../platform/turns.ts'
+import { limiter } from '../platform/limiter.ts'
 
 const derive = promisify(argon2)
 /** OWASP's second set: 19 MiB, two passes, one lane. */
 const current = { m: 19_456, t: 2, p: 1 }
 // Each hash holds a core for tens of milliseconds; more at once than cores only makes all of them late.
-const withTurn = turns(availableParallelism(), 200, 'Too many sign-ins at once.')
+const hashing = limiter(availableParallelism(), 200, 'Too many sign-ins at once.')
 
 const tag = (password: string, salt: Buffer, { m, t, p }: typeof current, length: number) =>
-  withTurn(() =>
+  hashing(() =>
     derive('argon2id', {
       message: password.normalize('NFKC'),
       nonce: salt,

@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream'
 import SMTPConnection from 'nodemailer/lib/smtp-connection'
+import { limiter } from '../platform/limiter.ts'
 import type { Logger } from '../platform/log.ts'
 
 export interface SmtpError extends Error {
@@ -64,8 +65,7 @@ export function openSmtp(o: PoolOptions): SmtpPool {
     socketTimeout: silence,
   }
   const idle: SMTPConnection[] = []
-  const waiting: (() => void)[] = []
-  let busy = 0
+  const sending = limiter(connections)
 
   const open = () =>
     new Promise<SMTPConnection>((resolve, reject) => {
@@ -152,30 +152,26 @@ export function openSmtp(o: PoolOptions): SmtpPool {
     )
 
   return {
-    async send(envelope, message) {
-      if (busy === connections) await new Promise<void>((resolve) => waiting.push(resolve))
-      else busy++
-      let connection: SMTPConnection | undefined
-      let usable = false
-      try {
-        connection = idle.pop() ?? (await open())
+    send: (envelope, message) =>
+      sending(async () => {
+        let connection: SMTPConnection | undefined
+        let usable = false
         try {
-          await transmit(connection, envelope, message)
-          usable = true
-        } catch (error) {
-          const { code = '', responseCode } = error as SmtpError
-          // The server refused this message and goes on listening.
-          if (['EENVELOPE', 'EMESSAGE'].includes(code) && responseCode !== 421) usable = await reset(connection)
-          throw error
+          connection = idle.pop() ?? (await open())
+          try {
+            await transmit(connection, envelope, message)
+            usable = true
+          } catch (error) {
+            const { code = '', responseCode } = error as SmtpError
+            // The server refused this message and goes on listening.
+            if (['EENVELOPE', 'EMESSAGE'].includes(code) && responseCode !== 421) usable = await reset(connection)
+            throw error
+          }
+        } finally {
+          if (connection && usable && !connection.destroyed) idle.push(connection)
+          else connection?.close()
         }
-      } finally {
-        if (connection && usable && !connection.destroyed) idle.push(connection)
-        else connection?.close()
-        const next = waiting.shift()
-        if (next) next()
-        else busy--
-      }
-    },
+      }),
     async probe() {
       ;(await open()).quit()
     },

@@ -1,11 +1,11 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { join } from 'node:path'
 import { Gauge } from 'prom-client'
+import { limiter } from './limiter.ts'
 import type { Logger } from './log.ts'
 import { registry } from './metrics.ts'
 import { Problem, problem } from './problem.ts'
 import type { Format, Result, Sizes, Task } from './resize-worker.ts'
-import { turns } from './turns.ts'
 
 const at = (bytes: Buffer, offset: number, text: string) =>
   bytes.subarray(offset, offset + text.length).equals(Buffer.from(text, 'latin1'))
@@ -29,7 +29,7 @@ const tooManyPixels = () =>
   )
 
 // One decoded picture in memory, and one picture at a time in the worker.
-const resizing = turns(1, 60, 'Too many pictures at once.')
+const resizing = limiter(1, 60, 'Too many pictures at once.')
 
 /** The two WebP files of a JPEG, PNG or WebP. Throws 415, 422, and 503 where too many wait or no worker can be started. */
 export function resize(bytes: Buffer, sizes: Sizes, log?: Logger): Promise<{ large: Buffer; small: Buffer }> {

@@ -1,10 +1,10 @@
 import type { IncomingMessage } from 'node:http'
 import { Busboy, type BusboyHeaders, type BusboyInstance } from '@fastify/busboy'
 import type { Context } from 'koa'
+import { limiter } from './limiter.ts'
 import { Problem, problem } from './problem.ts'
 import type { Sizes } from './resize-worker.ts'
 import { resize, unsupportedImage } from './resizer.ts'
-import { turns } from './turns.ts'
 
 /** Most bytes of an uploaded file. The edge lets 64 KiB more through, for what multipart adds. */
 const mostBytes = 5 * 1024 * 1024
@@ -17,7 +17,7 @@ const cutOff = () => problem.badRequest('bad_body', 'The body ended before it wa
 const oneFile = () => problem.badRequest('one_file', 'A form must have exactly one file.')
 const badForm = () => problem.badRequest('bad_form', 'The body is not valid multipart/form-data.')
 // Bodies in memory: 4 × 5 MiB, and as much again while one is put together. The others wait in their sockets.
-const reading = turns(4, 60, 'Too many pictures at once.')
+const reading = limiter(4, 60, 'Too many pictures at once.')
 
 /** Reads the picture in a request's body and makes its two WebP files. Throws problems 400, 413, 415, 422 and 503. */
 export const receivePicture = (ctx: Context, sizes: Sizes) =>
