@@ -1,17 +1,8 @@
-import { settings } from './platform/config.ts'
-
-interface Row {
-  type: { name: string; example: string }
-  for: readonly string[]
-  help: string
-  default?: string
-  optional?: true
-  secret?: true
-}
+import { type Setting, settings } from './platform/config.ts'
 
 /** docs/settings.md, the reference of every setting, from the table that the reader uses. */
 export function settingsPage(): string {
-  const rows = Object.entries<Row>(settings).map(([name, setting]) => {
+  const rows = Object.entries<Setting>(settings).map(([name, setting]) => {
     const absent =
       setting.default === undefined
         ? setting.optional

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 
+/** The four roles; each is a process of its own. */
 export const roleNames = ['auth', 'products', 'orders', 'notifications'] as const
 export type Role = (typeof roleNames)[number]
 /** Who reads a setting: a role, the `migrate` command, or the edge (nginx). */
@@ -14,7 +15,8 @@ interface Type<T> {
   example: string
   parse(text: string): T
 }
-interface Setting {
+/** One row of the table of settings. */
+export interface Setting {
   type: Type<unknown>
   for: readonly Reader[]
   help: string
@@ -24,7 +26,8 @@ interface Setting {
   secret?: true
 }
 
-const rule = (text: string) => {
+/** Throws the rule that a value breaks; it ends a fault that begins with `PORT is "80x80", and`. */
+function rule(text: string): never {
   throw new Error(text)
 }
 const wholeNumber = (min: number, max: number, unit: string): Type<number> => ({
@@ -33,13 +36,13 @@ const wholeNumber = (min: number, max: number, unit: string): Type<number> => ({
   parse: (text) =>
     /^\d{1,9}$/.test(text) && Number(text) >= min && Number(text) <= max
       ? Number(text)
-      : (rule(`must be a whole number from ${min} to ${max}`) as never),
+      : rule(`must be a whole number from ${min} to ${max}`),
 })
 const port: Type<number> = { ...wholeNumber(1, 65535, ''), name: 'port', example: '3000' }
 const choice = <const C extends readonly string[]>(...choices: C): Type<C[number]> => ({
   name: choices.join('|'),
   example: choices[0] ?? '',
-  parse: (text) => (choices.includes(text) ? text : (rule(`must be one of ${choices.join(', ')}`) as never)),
+  parse: (text) => (choices.includes(text) ? text : rule(`must be one of ${choices.join(', ')}`)),
 })
 const url = (protocols: string[], example: string): Type<string> => ({
   name: 'URL',
@@ -58,7 +61,7 @@ const hostName: Type<string> = {
     const url = `postgres://${host}/`
     return URL.canParse(url) && new URL(url).hostname === host
       ? host
-      : (rule('must be the name or address of a host, without a port') as never)
+      : rule('must be the name or address of a host, without a port')
   },
 }
 const text: Type<string> = { name: 'text', example: 'Bodega <shop@example.org>', parse: (t) => t }
@@ -68,17 +71,17 @@ const sender: Type<string> = {
   parse: (t) =>
     /^(("[^"]*"|[^<>@,;"]*)\s*<[^\s<>@,;"]+@[^\s<>@,;"]+>|[^\s<>@,;"]+@[^\s<>@,;"]+)$/.test(t.trim())
       ? t
-      : (rule('must be one address, alone or after a name, in angle brackets') as never),
+      : rule('must be one address, alone or after a name, in angle brackets'),
 }
 const key: Type<string> = {
   name: 'key',
   example: 'the output of: openssl rand -hex 32',
-  parse: (t) => (t.length >= 32 ? t : (rule('must have at least 32 characters') as never)),
+  parse: (t) => (t.length >= 32 ? t : rule('must have at least 32 characters')),
 }
 const pem: Type<string> = {
   name: 'PEM certificates',
   example: '-----BEGIN CERTIFICATE-----…',
-  parse: (t) => (t.includes('-----BEGIN CERTIFICATE-----') ? t : (rule('must hold PEM certificates') as never)),
+  parse: (t) => (t.includes('-----BEGIN CERTIFICATE-----') ? t : rule('must hold PEM certificates')),
 }
 export interface SigningKey {
   kid: string
@@ -93,7 +96,7 @@ const signingKeys: Type<SigningKey[]> = {
     try {
       keys = JSON.parse(t)
     } catch {
-      return rule('must be JSON') as never
+      return rule('must be JSON')
     }
     const whole = (k: SigningKey) =>
       k && typeof k.kid === 'string' && typeof k.pem === 'string' && ['next', 'active', 'previous'].includes(k.state)
@@ -113,7 +116,7 @@ function readKey(pem: string, kid: string) {
   try {
     return createPrivateKey(pem)
   } catch {
-    return rule(`must have a private key as the pem of ${kid}; this one cannot be read`) as never
+    return rule(`must have a private key as the pem of ${kid}; this one cannot be read`)
   }
 }
 
@@ -125,7 +128,7 @@ const bucket: Type<string> = {
   parse: (t) =>
     /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(t)
       ? t
-      : (rule('must have 3 to 63 lower-case letters, digits, dots and hyphens') as never),
+      : rule('must have 3 to 63 lower-case letters, digits, dots and hyphens'),
 }
 const dialects = ['nginx', 'forward', 'envoy'] as const
 const everyRole = roleNames
@@ -360,27 +363,13 @@ export class ConfigError extends Error {
  */
 export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = process.env): Config<R> {
   const faults: string[] = []
-  const values: Record<string, unknown> = {}
+  const values: Values = {}
   for (const [name, setting] of Object.entries<Setting>(settings)) {
     if (!setting.for.includes(reader)) continue
-    let raw: string | undefined
     try {
-      raw = secretFile(name, env) ?? env[name]
+      values[name] = readSetting(name, setting, env)
     } catch (error) {
-      faults.push(`${name}: its file cannot be read (${(error as NodeJS.ErrnoException).code}); give it mode 0444`)
-      continue
-    }
-    if (raw === undefined || raw === '') raw = setting.default
-    if (raw === undefined || raw === '') {
-      if (setting.optional || raw === '') values[name] = setting.optional ? undefined : ''
-      else faults.push(`${name} is missing: ${setting.help} Example: ${setting.type.example}`)
-      continue
-    }
-    try {
-      values[name] = setting.type.parse(raw)
-    } catch (error) {
-      const shown = setting.secret ? '' : ` is ${JSON.stringify(raw)}, and`
-      faults.push(`${name}${shown} ${(error as Error).message}. Example: ${setting.type.example}`)
+      faults.push((error as Error).message)
     }
   }
   faults.push(...objectFaults(reader, values, env), ...drainFaults(values), ...loginFaults(values))
@@ -391,19 +380,37 @@ export function config<R extends Reader>(reader: R, env: NodeJS.ProcessEnv = pro
       faults.push((error as Error).message)
     }
   if (faults.length > 0) throw new ConfigError(reader, faults)
-  for (const [name, prefix] of Object.entries({ DATABASE_URL: 'DATABASE', NATS_BROKER_URL: 'NATS', SMTP_URL: 'SMTP' }))
-    if (values[name])
-      values[name] = inPlace(values[name] as string, {
-        hostname: values[`${prefix}_HOST`],
-        port: values[`${prefix}_PORT`],
-        username: values[`${prefix}_USER`],
-        password: values[`${prefix}_PASSWORD`],
-      })
+  putIntoUrls(values)
   return values as Config<R>
 }
 
+/** Values by name, as they are read. */
+type Values = Record<string, unknown>
+
+/** The value of one setting; undefined where it is optional and absent. Throws its fault as a sentence for people. */
+function readSetting(name: string, setting: Setting, env: NodeJS.ProcessEnv): unknown {
+  let text: string | undefined
+  try {
+    text = secretFile(name, env) ?? env[name]
+  } catch (error) {
+    throw new Error(`${name}: its file cannot be read (${(error as NodeJS.ErrnoException).code}); give it mode 0444`)
+  }
+  text ||= setting.default
+  if (!text) {
+    if (setting.optional) return undefined
+    if (text === '') return ''
+    throw new Error(`${name} is missing: ${setting.help} Example: ${setting.type.example}`)
+  }
+  try {
+    return setting.type.parse(text)
+  } catch (error) {
+    const shown = setting.secret ? '' : ` is ${JSON.stringify(text)}, and`
+    throw new Error(`${name}${shown} ${(error as Error).message}. Example: ${setting.type.example}`)
+  }
+}
+
 /** Pictures need a place; a setting that has a fault of its own is not asked for again. */
-function objectFaults(reader: Reader, values: Record<string, unknown>, env: NodeJS.ProcessEnv): string[] {
+function objectFaults(reader: Reader, values: Values, env: NodeJS.ProcessEnv): string[] {
   if (!(withObjects as readonly Reader[]).includes(reader)) return []
   if (values.S3_URL) {
     const faults = ['S3_ACCESS_KEY', 'S3_SECRET_KEY']
@@ -421,13 +428,13 @@ function objectFaults(reader: Reader, values: Record<string, unknown>, env: Node
 }
 
 /** After the delay, requests that run get a second at the least, and what closes after them 5 s (http.ts). */
-function drainFaults({ DRAIN_DELAY: delay, SHUTDOWN_GRACE: grace }: Record<string, unknown>): string[] {
+function drainFaults({ DRAIN_DELAY: delay, SHUTDOWN_GRACE: grace }: Values): string[] {
   return delay && grace && Number(delay) > Number(grace) - 6
     ? [`DRAIN_DELAY is ${delay}, and must be at least 6 s less than SHUTDOWN_GRACE, which is ${grace}`]
     : []
 }
 
-const loginFaults = (values: Record<string, unknown>) =>
+const loginFaults = (values: Values) =>
   roleNames
     .map((role) => [`${role.toUpperCase()}_DATABASE_USER`, `${role.toUpperCase()}_DATABASE_PASSWORD`] as const)
     .filter(([user, password]) => Boolean(values[user]) !== Boolean(values[password]))
@@ -443,14 +450,25 @@ function withoutTlsWords(text: string) {
   return url.href
 }
 
-/** A URL with some of its parts replaced by what was set apart from it. */
-function inPlace(text: string, parts: Partial<Record<'hostname' | 'port' | 'username' | 'password', unknown>>) {
-  const url = new URL(text)
-  for (const [part, value] of Object.entries(parts))
-    if (value) url[part as keyof typeof parts] = part === 'hostname' ? String(value) : encodeURIComponent(String(value))
-  return url.href.replace(/\/$/, '')
+/** Hosts, ports and credentials that are settings of their own take the place of those in the URLs. */
+function putIntoUrls(values: Values) {
+  for (const [name, prefix] of Object.entries({
+    DATABASE_URL: 'DATABASE',
+    NATS_BROKER_URL: 'NATS',
+    SMTP_URL: 'SMTP',
+  })) {
+    if (!values[name]) continue
+    const url = new URL(values[name] as string)
+    if (values[`${prefix}_HOST`]) url.hostname = String(values[`${prefix}_HOST`])
+    for (const part of ['port', 'username', 'password'] as const) {
+      const value = values[`${prefix}_${part === 'username' ? 'USER' : part.toUpperCase()}`]
+      if (value) url[part] = encodeURIComponent(String(value))
+    }
+    values[name] = url.href.replace(/\/$/, '')
+  }
 }
 
+/** The content of a secret's file without its last line end; undefined where there is no such file. */
 function secretFile(name: string, env: NodeJS.ProcessEnv): string | undefined {
   try {
     return readFileSync(join(env.SECRETS_DIR ?? '/secrets', name), 'utf8').replace(/\r?\n$/, '')
