@@ -100,12 +100,14 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
     }
   }
 
-  async function isObsolete(draft: Draft, { told }: Message) {
+  async function isObsolete(draft: Draft, { occurredAt }: Message) {
     if (draft.kind === 'order_unpaid') return !(await stored(() => awaitsPayment(db, draft.order.orderId)))
     if (draft.kind === 'cart_abandoned') return !(await stored(() => cartWaits(db, draft.userId)))
     const valid = validity[draft.kind]
     // The database's clock decides, as it does where the code is tried; ours may be ahead, and only spares the question.
-    return valid !== undefined && Date.now() - told.getTime() > valid && stored(() => hasPassed(db, told, valid))
+    return (
+      valid !== undefined && Date.now() - occurredAt.getTime() > valid && stored(() => hasPassed(db, occurredAt, valid))
+    )
   }
 
   async function send(draft: Draft, message: Message) {

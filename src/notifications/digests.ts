@@ -51,10 +51,10 @@ export async function sendDigests({ db, mailer, composer, publicUrl, stopping, l
     const due = await dueFor(db, reader.userId, timeZone)
     if (!due) continue
     const { day, time, token } = due
-    const told = await digestOf(db, time.since, time.until)
+    const facts = await digestOf(db, time.since, time.until)
     if (!(await beginDigest(db, reader.userId, day, time.until))) continue
-    if (told.placed.length === 0 && told.toShip === 0 && told.low.count === 0) continue
-    const digest = { ...told, since: time.since, timeZone }
+    if (facts.placed.length === 0 && facts.toShip === 0 && facts.low.count === 0) continue
+    const digest = { ...facts, since: time.since, timeZone }
     const unsubscribe = `${publicUrl}/unsubscribe/${token}`
     try {
       const draft = { ...reader, unsubscribe, kind: 'staff_digest', template: 'digest', digest } as const

@@ -16,7 +16,7 @@ import { Counter, Gauge } from 'prom-client'
 import { type Consumer, consumers, stream } from '../events.ts'
 import { type Config, ConfigError, type Role } from './config.ts'
 import type { Logger } from './log.ts'
-import { asked, registry } from './metrics.ts'
+import { registry, sharedRead } from './metrics.ts'
 
 export interface Bus extends AsyncDisposable {
   /** Resolves with the first connection; later losses are mended by the client itself. */
@@ -205,8 +205,8 @@ export interface Message {
   /** The event's id, the same for every delivery of it. */
   id: string
   subject: string
-  /** When it happened: in its outbox, or where its publisher did not say, when the stream took it. */
-  told: Date
+  /** When it was put into its outbox; where the publisher did not say, when the stream took it. */
+  occurredAt: Date
   data: unknown
   /** Which delivery this is, from 1. */
   delivery: number
@@ -268,8 +268,8 @@ export function consume(
       } catch {
         throw new Permanent('the payload is not JSON')
       }
-      const told = timeOf(m.headers, new Date(m.info.timestampNanos / 1e6))
-      await handle({ id, subject: m.subject, told, data, delivery, working: () => m.working() })
+      const occurredAt = timeOf(m.headers, new Date(m.info.timestampNanos / 1e6))
+      await handle({ id, subject: m.subject, occurredAt, data, delivery, working: () => m.working() })
       m.ack()
       handled.inc({ consumer: durable, result: 'ack' })
     } catch (err) {
@@ -338,8 +338,9 @@ export function consume(
   }
 }
 
+/** A gauge of what a consumer has not ended; absent while the bus is away. */
 function measureLag(bus: Bus, durable: Consumer) {
-  const look = asked(async () => {
+  const read = sharedRead(async () => {
     const jsm = await (await bus.connection).jetstreamManager({ checkAPI: false })
     return jsm.consumers.info(stream, durable)
   })
@@ -349,7 +350,7 @@ function measureLag(bus: Bus, durable: Consumer) {
     labelNames: ['consumer', 'state'],
     registers: [registry],
     async collect() {
-      const info = bus.connected() ? await look() : undefined
+      const info = bus.connected() ? await read() : undefined
       if (!info) return this.reset()
       this.set({ consumer: durable, state: 'waiting' }, info.num_pending)
       this.set({ consumer: durable, state: 'in_hand' }, info.num_ack_pending)

@@ -252,6 +252,7 @@ export function batched<In, Out>(run: (all: In[]) => Promise<Out[]>): (one: In) 
     })
 }
 
+/** The folder of a room's migrations. */
 export const migrationsIn = (role: Role) => join(import.meta.dirname, '..', role, 'migrations')
 /** The names of a room's migrations, oldest first, for example `002_search.sql`. */
 export const migrationsOf = (role: Role) =>
@@ -268,14 +269,14 @@ export const hasState = (error: unknown, sqlstate: string): error is pg.Database
   error instanceof pg.DatabaseError && error.code === sqlstate
 
 /**
- * Runs `work`, one whole transaction, and up to three times again where PostgreSQL ended it so that another can go on:
- * for a deadlock (40P01) or a serialization failure (40001). It has changed nothing then.
+ * Runs `work`, one whole transaction, and up to three times again where PostgreSQL rolled it back in favour of another:
+ * for a deadlock (40P01) or a serialization failure (40001).
  */
-export async function insist<T>(work: () => Promise<T>, again = 3): Promise<T> {
+export async function retryConflicts<T>(work: () => Promise<T>, retries = 3): Promise<T> {
   try {
     return await work()
   } catch (error) {
-    if (again > 0 && (hasState(error, '40P01') || hasState(error, '40001'))) return insist(work, again - 1)
+    if (retries > 0 && (hasState(error, '40P01') || hasState(error, '40001'))) return retryConflicts(work, retries - 1)
     throw error
   }
 }

@@ -17,7 +17,7 @@ export interface Readiness {
 export async function readiness(checks: Checks): Promise<Readiness> {
   const results = await Promise.all(
     Object.entries(checks).map(async ([name, { check, required }]) => {
-      const fault = await within(1000, check()).then(
+      const fault = await withTimeout(1000, check()).then(
         () => undefined,
         (error: Error) => error.message || error.name,
       )
@@ -30,8 +30,8 @@ export async function readiness(checks: Checks): Promise<Readiness> {
   }
 }
 
-/** What `work` comes to; rejects where that takes more than `ms` milliseconds, and the work goes on. */
-export function within<T>(ms: number, work: Promise<T>): Promise<T> {
+/** The result of `work`; rejects where that takes more than `ms` milliseconds, and the work itself goes on. */
+export function withTimeout<T>(ms: number, work: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error(`no answer in ${ms} ms`)), ms)
     work.then(resolve, reject).finally(() => clearTimeout(timer))

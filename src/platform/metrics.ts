@@ -1,25 +1,27 @@
 import { createServer } from 'node:http'
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Db } from './db.ts'
-import { within } from './health.ts'
+import { withTimeout } from './health.ts'
 import type { Logger } from './log.ts'
 
+/** Every metric of this process. */
 export const registry = new Registry()
 
 /**
- * Asks a server for a metric; undefined where it fails or takes more than 2 s, since a scrape serves all metrics or none.
- * Scrapes that come meanwhile wait for the same answer, so that a frozen server holds one connection.
+ * Reads a metric from a server; undefined where that fails or takes more than 2 s, since a scrape serves all metrics or
+ * none. Scrapes that come meanwhile share the read, so that a frozen server holds one connection.
  */
-export function asked<T>(ask: () => Promise<T>): () => Promise<T | undefined> {
-  let asking: Promise<T> | undefined
+export function sharedRead<T>(read: () => Promise<T>): () => Promise<T | undefined> {
+  let reading: Promise<T> | undefined
   return () => {
-    asking ??= ask().finally(() => {
-      asking = undefined
+    reading ??= read().finally(() => {
+      reading = undefined
     })
-    return within(2000, asking).catch(() => undefined)
+    return withTimeout(2000, reading).catch(() => undefined)
   }
 }
 
+/** Observed once for each request. */
 export const httpDuration = new Histogram({
   name: 'http_request_duration_seconds',
   help: 'Time from request to answer, by route template',

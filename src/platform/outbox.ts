@@ -7,7 +7,7 @@ import type { Bus } from './bus.ts'
 import type { Role } from './config.ts'
 import type { Db, Knex } from './db.ts'
 import type { Logger } from './log.ts'
-import { asked, registry } from './metrics.ts'
+import { registry, sharedRead } from './metrics.ts'
 
 /** Puts an event into the role's outbox, inside the transaction that changes the state it tells of. */
 export const append = <S extends Subject>(trx: Knex.Transaction, schema: Role, subject: S, payload: Payload<S>) =>
@@ -109,7 +109,7 @@ export function startRelay({ db, schema, bus, log }: { db: Db; schema: Role; bus
 
 function measureOutbox(db: Db, schema: Role) {
   // A fault of it is one of the relay too, which logs it.
-  const look = asked<Record<'events' | 'oldest', number>>(async () => {
+  const read = sharedRead<Record<'events' | 'oldest', number>>(async () => {
     const { rows } = await db.knex.raw(
       `select count(*) as events, coalesce(extract(epoch from now() - min(created_at)), 0)::float8 as oldest
        from ${schema}.outbox`,
@@ -122,7 +122,7 @@ function measureOutbox(db: Db, schema: Role) {
       help,
       registers: [registry],
       async collect() {
-        const found = await look()
+        const found = await read()
         if (found) this.set(found[value])
         else this.remove()
       },

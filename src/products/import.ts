@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import { parse as parseCsv } from 'csv-parse/sync'
 import { v7 as newId } from 'uuid'
-import { insist, type Knex } from '../platform/db.ts'
+import { type Knex, retryConflicts } from '../platform/db.ts'
 import { firstLines } from './first-lines.ts'
 import { ImportedProduct, importedFields, requiredFields } from './schema.ts'
 import { flushCommits, upsertProducts } from './store.ts'
@@ -51,7 +51,7 @@ export async function importCatalogue(knex: Knex, source: Readable, { format, on
   }
   const write = async (products: typeof batch) => {
     // The words of its updates are noted before those of its inserts, so that it and another writer can wait in a circle.
-    const { created, changed } = await insist(() => upsertProducts(knex, products))
+    const { created, changed } = await retryConflicts(() => upsertProducts(knex, products))
     counts.created += created
     counts.changed += changed
     counts.unchanged += products.length - created - changed

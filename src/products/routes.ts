@@ -1,6 +1,6 @@
 import type { Context } from 'koa'
 import { v7 as newId } from 'uuid'
-import { type Db, insist, violates } from '../platform/db.ts'
+import { type Db, retryConflicts, violates } from '../platform/db.ts'
 import { FileHash } from '../platform/pictures.ts'
 import { problem } from '../platform/problem.ts'
 import { Id, type Route, route } from '../platform/routes.ts'
@@ -232,10 +232,10 @@ async function missed(db: Db, id: string) {
     : problem.stale(`The product is at ${etag(version)} by now; read it again.`)
 }
 
-/** Writes the facts of a product; insists, since its new words may be those of an import, which notes them in two passes. */
+/** Writes the facts of a product. Tried again, since an import that notes the same new words in another order may deadlock. */
 async function unlessTaken<T>(sku: string, write: () => Promise<T>): Promise<T> {
   try {
-    return await insist(write)
+    return await retryConflicts(write)
   } catch (error) {
     if (violates(error, 'product_sku_key')) throw problem.conflict('sku_taken', `Another product has the sku ${sku}.`)
     throw error
