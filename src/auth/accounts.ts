@@ -7,7 +7,7 @@ import { append, type Relay } from '../platform/outbox.ts'
 import { problem } from '../platform/problem.ts'
 import { checkPassword, hashPassword, isOutdated } from './passwords.ts'
 import type { Revocations } from './revocations.ts'
-import { toRecipient } from './schema.ts'
+import { toChange, toRecipient } from './schema.ts'
 import * as store from './store.ts'
 import { codeHash, newCode, newSecret, sha256 } from './tokens.ts'
 
@@ -41,7 +41,7 @@ export async function register({ db, relay, config }: Deps, input: NewUser, ip: 
     })
     if (user) {
       const secrets = await newVerification(trx, user.id, config.CODE_PEPPER)
-      await store.note(trx, { event: 'account.registered', userId: user.id, ip })
+      await store.recordAudit(trx, { event: 'account.registered', userId: user.id, ip })
       await append(trx, 'auth', 'msg.user.registered', { ...toRecipient(user), timeZone, ...secrets })
     } else {
       const owner = await store.userByEmail(trx, email)
@@ -87,9 +87,9 @@ export async function verify(
     const userId =
       'token' in input
         ? await store.consumeLink(trx, 'verify', sha256(input.token))
-        : await codeOwner(trx, config, 'verify', input.email, input.code)
+        : await redeemCode(trx, config, 'verify', input.email, input.code)
     if (!userId) return false
-    await verified(trx, userId)
+    await markVerified(trx, userId)
     return true
   })
   relay.wake()
@@ -99,23 +99,24 @@ export async function verify(
       'bad_token',
       'The link was used, replaced by a newer one, or is older than 24 hours; ask for a new one.',
     )
-  await store.noteFailure(db.knex, codeKey(ip))
+  await store.countFailure(db.knex, codeKey(ip))
   throw problem.badRequest(
     'bad_code',
     'The code is wrong, used or too old, or was tried five times; ask for a new one.',
   )
 }
 
-/** Whether the address was not verified before. */
-async function verified(trx: Knex.Transaction, userId: string) {
+/** Marks an address as verified; whether it was not verified before. */
+async function markVerified(trx: Knex.Transaction, userId: string) {
   const user = await store.markVerified(trx, userId)
   if (!user) return false
-  await store.note(trx, { event: 'account.verified', userId })
+  await store.recordAudit(trx, { event: 'account.verified', userId })
   await append(trx, 'auth', 'msg.user.verified', toRecipient(user))
   return true
 }
 
-async function codeOwner(
+/** Uses a mailed code up; the id of the user whose code it is, or undefined where it is wrong. */
+async function redeemCode(
   trx: Knex.Transaction,
   config: Deps['config'],
   purpose: 'verify' | 'login',
@@ -130,14 +131,15 @@ async function codeOwner(
   return (await store.consumeCode(trx, purpose, user.id, hashes)) ? user.id : undefined
 }
 
-const failureKey = (email: string, ip: string) => sha256(`${email}|${networkOf(ip)}`)
-/** Of wrong codes at any account: of a million one is right, so that five tries at each of many accounts would find some. */
+/** Of failures at one account from one network. */
+const accountKey = (email: string, ip: string) => sha256(`${email}|${networkOf(ip)}`)
+/** Of wrong codes from one network at any account: of a million one is right, so that five tries at each of many accounts would find some. */
 const codeKey = (ip: string) => sha256(`code|${networkOf(ip)}`)
 // Behind one who waits 8 s for a database that stands still, the others would be tried for minutes after their clients left.
 const lock = keyedLock(5000, 'Too many sign-ins wait; try again in a moment.')
 /** One try of a key at a time: many at once would all begin before the failure of any is counted. */
 const lockTries = (key: Buffer) => lock(key.toString('hex'))
-/** Whoever has an address of IPv6 has the 2^64 of its network: its first four groups stand for it. */
+/** An IPv4 address as it is; of an IPv6 address its /64, all of which its holder has, as four groups. */
 function networkOf(ip: string) {
   if (!isIPv6(ip)) return ip
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(ip)?.[1]
@@ -159,11 +161,11 @@ export async function loginByPassword(
   password: string,
   ip: string,
 ): Promise<store.UserRow> {
-  const key = failureKey(email, ip)
+  const key = accountKey(email, ip)
   using _lock = await lockTries(key)
   const [hasFailed, user] = await Promise.all([slowDown(db, key), store.accountOf(db, email)])
   if (!(await checkPassword(password, user?.password_hash)) || !user) {
-    await failed(db, [key], { userId: user?.id, ip, detail: { by: 'password' } })
+    await recordFailure(db, [key], { userId: user?.id, ip, detail: { by: 'password' } })
     throw badCredentials()
   }
   if (hasFailed) await store.forgetFailures(db.knex, key)
@@ -200,25 +202,29 @@ export async function loginByCode(
   code: string,
   ip: string,
 ): Promise<store.UserRow> {
-  const key = failureKey(email, ip)
+  const key = accountKey(email, ip)
   using _lock = await lockTries(codeKey(ip))
   await Promise.all([slowDown(db, key), slowDownCodes(db, ip)])
   const user = await db.knex.transaction(async (trx) => {
-    const userId = await codeOwner(trx, config, 'login', email, code)
+    const userId = await redeemCode(trx, config, 'login', email, code)
     if (!userId) return undefined
-    if (await verified(trx, userId)) await store.setPassword(trx, userId, null)
+    if (await markVerified(trx, userId)) await store.setPassword(trx, userId, null)
     return store.userById(trx, userId)
   })
   relay.wake()
   if (user) return user
-  await failed(db, [key, codeKey(ip)], { userId: (await store.accountOf(db, email))?.id, ip, detail: { by: 'code' } })
+  await recordFailure(db, [key, codeKey(ip)], {
+    userId: (await store.accountOf(db, email))?.id,
+    ip,
+    detail: { by: 'code' },
+  })
   throw badCredentials()
 }
 
-const failed = (db: Db, keys: Buffer[], entry: Omit<store.Entry, 'event'>) =>
+const recordFailure = (db: Db, keys: Buffer[], entry: Omit<store.AuditEntry, 'event'>) =>
   db.knex.transaction(async (trx) => {
-    for (const key of keys) await store.noteFailure(trx, key)
-    await store.note(trx, { event: 'login.failed', ...entry })
+    for (const key of keys) await store.countFailure(trx, key)
+    await store.recordAudit(trx, { event: 'login.failed', ...entry })
   })
 
 /** Whether a failure is known. Throws 429 where it is too early to try again. */
@@ -230,6 +236,7 @@ async function slowDown(db: Db, key: Buffer, free = 5): Promise<boolean> {
 /** A network, which may be an office's, mistypes more often than one of its people. */
 const slowDownCodes = (db: Db, ip: string) => slowDown(db, codeKey(ip), 20)
 
+/** The 401 of a login, the same whether the account, the password or the code is wrong. */
 export const badCredentials = () =>
   problem.unauthenticated('bad_credentials', 'The address and the password or code do not match.')
 
@@ -240,7 +247,7 @@ export async function forgotPassword({ db, relay }: Deps, email: string, ip: str
     if (!user) return
     const token = newSecret()
     if (!(await store.issue(trx, user.id, 'reset', { linkHash: sha256(token) }))) return
-    await store.note(trx, { event: 'password.reset_requested', userId: user.id, ip })
+    await store.recordAudit(trx, { event: 'password.reset_requested', userId: user.id, ip })
     await append(trx, 'auth', 'msg.user.password_reset_requested', { ...toRecipient(user), token })
   })
   relay.wake()
@@ -253,8 +260,8 @@ export async function resetPassword({ db, relay, revocations }: Deps, token: str
     const userId = await store.consumeLink(trx, 'reset', sha256(token))
     if (!userId) return undefined
     await store.setPassword(trx, userId, passwordHash)
-    await verified(trx, userId)
-    await store.note(trx, { event: 'password.changed', userId, ip })
+    await markVerified(trx, userId)
+    await store.recordAudit(trx, { event: 'password.changed', userId, ip })
     const user = (await store.userById(trx, userId)) as store.UserRow
     await append(trx, 'auth', 'msg.user.password_changed', toRecipient(user))
     return store.revoke(trx, userId)
@@ -278,8 +285,7 @@ export async function changeProfile(
     // knex leaves out what is undefined
     const user = await store.changeProfile(trx, id, { name, locale, time_zone: timeZone })
     if (!user) throw problem.notFound('user', id)
-    const told = { ...toRecipient(user), timeZone: user.time_zone, at: user.changed_at }
-    await append(trx, 'auth', 'msg.user.changed', told)
+    await append(trx, 'auth', 'msg.user.changed', toChange(user))
     return user
   })
   relay.wake()
@@ -300,7 +306,13 @@ export async function changeRoles(
     const before = await store.userById(trx, id)
     const user = await store.setRoles(trx, id, roles)
     if (!before || !user) throw problem.notFound('user', id)
-    await store.note(trx, { event: 'roles.changed', userId: id, actor, ip, detail: { from: before.roles, to: roles } })
+    await store.recordAudit(trx, {
+      event: 'roles.changed',
+      userId: id,
+      actor,
+      ip,
+      detail: { from: before.roles, to: roles },
+    })
     return { user, ended: await store.revoke(trx, id) }
   })
   revocations.announce(ended)

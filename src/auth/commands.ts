@@ -3,12 +3,13 @@ import { ConfigError, config } from '../platform/config.ts'
 import { openDb } from '../platform/db.ts'
 import { openLog } from '../platform/log.ts'
 import { append } from '../platform/outbox.ts'
-import { Address, toRecipient } from './schema.ts'
+import { Address, toChange } from './schema.ts'
 import * as store from './store.ts'
 
 /**
- * Makes the account of `email` an admin, and the account where there is none: its owner logs in by a mailed code. So he does
- * where nobody has proven yet that the address is his: whoever registered it may be another.
+ * Makes the account of `email` an admin, and makes the account first where there is none. Where nobody has verified the
+ * address yet its password is forgotten, since somebody else may have registered it: the owner logs in by a mailed code.
+ * Throws ConfigError where `email` is no mail address.
  */
 export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEnv) {
   const parsed = Address.safeParse({ email })
@@ -35,14 +36,11 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
     await store.revoke(trx, user.id)
     const roles = [...new Set([...user.roles, 'admin'])]
     const detail = { from: user.roles, to: roles, by: 'command' }
-    await store.note(trx, { event: 'roles.changed', userId: user.id, detail })
+    await store.recordAudit(trx, { event: 'roles.changed', userId: user.id, detail })
     await store.setRoles(trx, user.id, roles)
     // Whoever writes to the user knows nothing of an account made here; the change of nothing says when.
     const made = await store.changeProfile(trx, user.id, {})
-    if (made) {
-      const told = { ...toRecipient(made), timeZone: made.time_zone, at: made.changed_at }
-      await append(trx, 'auth', 'msg.user.changed', told)
-    }
+    if (made) await append(trx, 'auth', 'msg.user.changed', toChange(made))
     return { made, unproven }
   })
   const way = unproven

@@ -14,6 +14,7 @@ import { openRevocations } from './revocations.ts'
 import { routes } from './routes.ts'
 import { accessTokens } from './tokens.ts'
 
+/** Accounts, sessions and avatars; answers the proxy's question who may call what. */
 export async function start({ env, log, stack, stopping, table }: Process) {
   const c = config('auth', env)
   const db = stack.use(openDb({ role: 'auth', c, lanes: 4, log }))

@@ -114,6 +114,7 @@ function page(locale: Locale, which: 'verify' | 'reset') {
 `
 }
 
+/** A handler that sends the page in the browser's language. */
 const sender = (which: 'verify' | 'reset') => {
   const pages = Object.fromEntries(locales.map((locale) => [locale, page(locale, which)])) as Record<Locale, string>
   return async (ctx: Context) => sendPage(ctx, pages[(ctx.acceptsLanguages(...locales) || 'en') as Locale], allowed)

@@ -25,6 +25,7 @@ export interface Revocations extends AsyncDisposable {
   ready(): Promise<void>
 }
 
+/** Keeps the sessions revoked lately in memory, told by the bus and read from the database again and again. */
 export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logger }): Revocations {
   /** Until when each matters, by the same clock as `lastRead`. */
   const revoked = new Map<string, number>()

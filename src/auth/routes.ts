@@ -5,6 +5,7 @@ import { problem } from '../platform/problem.ts'
 import { Id, type Route, refreshCookie, route } from '../platform/routes.ts'
 import * as accounts from './accounts.ts'
 import { changeAvatar } from './avatar.ts'
+import { readAuditCursor, readUserCursor, writeAuditCursor, writeUserCursor } from './cursor.ts'
 import { sendResetPage, sendVerifyPage } from './pages.ts'
 import * as schema from './schema.ts'
 import * as sessions from './sessions.ts'
@@ -16,6 +17,7 @@ export interface Deps extends sessions.Deps {
 
 const accepted = { status: 'accepted' } as const
 
+/** The room's part of the route table; `deps` is used only when a handler runs. */
 export const routes = (deps: Deps): Route[] => [
   route({
     method: 'POST',
@@ -29,7 +31,7 @@ export const routes = (deps: Deps): Route[] => [
     answers: { 202: schema.Accepted },
     async handle({ ctx, body }) {
       const locale = body.locale ?? (ctx.acceptsLanguages('en', 'de', 'hi') || 'en')
-      await evened(accounts.register(deps, { ...body, locale }, address(ctx)))
+      await evenTiming(accounts.register(deps, { ...body, locale }, address(ctx)))
       return accepted
     },
   }),
@@ -53,7 +55,7 @@ export const routes = (deps: Deps): Route[] => [
     answers: { 200: schema.Verified },
     problems: ['400 bad_token', '400 bad_code'],
     async handle({ ctx, body }) {
-      await evened(accounts.verify(deps, body, address(ctx)))
+      await evenTiming(accounts.verify(deps, body, address(ctx)))
       return { status: 'verified' }
     },
   }),
@@ -66,7 +68,7 @@ export const routes = (deps: Deps): Route[] => [
     body: schema.Address,
     answers: { 202: schema.Accepted },
     async handle({ body }) {
-      await evened(accounts.resendVerification(deps, body.email))
+      await evenTiming(accounts.resendVerification(deps, body.email))
       return accepted
     },
   }),
@@ -85,16 +87,16 @@ export const routes = (deps: Deps): Route[] => [
     async handle({ ctx, body }) {
       const { email, password, code, cookie } = body
       if (password === undefined && code === undefined) {
-        await evened(accounts.mailLoginCode(deps, email))
+        await evenTiming(accounts.mailLoginCode(deps, email))
         ctx.status = 202
         return accepted
       }
       const user =
         password === undefined
-          ? await evened(accounts.loginByCode(deps, email, code as string, address(ctx)))
+          ? await evenTiming(accounts.loginByCode(deps, email, code as string, address(ctx)))
           : await accounts.loginByPassword(deps, email, password, address(ctx))
       const client = { ip: address(ctx), userAgent: ctx.get('user-agent'), password }
-      return hand(ctx, await sessions.beginSession(deps, user, client), cookie)
+      return presentTokens(ctx, await sessions.beginSession(deps, user, client), cookie)
     },
   }),
   route({
@@ -118,7 +120,7 @@ export const routes = (deps: Deps): Route[] => [
         )
       if (fromCookie && ctx.get('origin') !== new URL(deps.config.PUBLIC_URL).origin)
         throw problem.forbidden('wrong_origin', 'A refresh by cookie must come from the shop itself.')
-      return hand(ctx, await sessions.refresh(deps, token), fromCookie)
+      return presentTokens(ctx, await sessions.refresh(deps, token), fromCookie)
     },
   }),
   route({
@@ -142,7 +144,7 @@ export const routes = (deps: Deps): Route[] => [
     body: schema.Address,
     answers: { 202: schema.Accepted },
     async handle({ ctx, body }) {
-      await evened(accounts.forgotPassword(deps, body.email, address(ctx)))
+      await evenTiming(accounts.forgotPassword(deps, body.email, address(ctx)))
       return accepted
     },
   }),
@@ -258,11 +260,11 @@ export const routes = (deps: Deps): Route[] => [
     answers: { 200: schema.Users },
     problems: ['400 bad_cursor'],
     async handle({ query }) {
-      const after = query.cursor === undefined ? undefined : readCursor(query.cursor)
+      const after = readUserCursor(query.cursor)
       const rows = await store.listUsers(deps.db.knex, { q: query.q, after, limit: query.limit + 1 })
       const page = rows.slice(0, query.limit)
       const last = rows.length > query.limit ? page.at(-1) : undefined
-      return { items: page.map(schema.toProfile), next: last ? Buffer.from(last.email).toString('base64url') : null }
+      return { items: page.map(schema.toProfile), next: last ? writeUserCursor(last) : null }
     },
   }),
   route({
@@ -288,12 +290,11 @@ export const routes = (deps: Deps): Route[] => [
     answers: { 200: schema.Audit },
     problems: ['400 bad_cursor'],
     async handle({ query }) {
-      const before = query.cursor === undefined ? newest : readPosition(query.cursor)
+      const before = readAuditCursor(query.cursor)
       const rows = await store.listAudit(deps.db.knex, { before, user: query.user, limit: query.limit + 1 })
       const page = rows.slice(0, query.limit)
       const last = rows.length > query.limit ? page.at(-1) : undefined
-      const next = last ? Buffer.from(`${last.at} ${last.id}`).toString('base64url') : null
-      return { items: page.map(schema.toEntry), next }
+      return { items: page.map(schema.toEntry), next: last ? writeAuditCursor(last) : null }
     },
   }),
   route({
@@ -310,8 +311,8 @@ export const routes = (deps: Deps): Route[] => [
   }),
 ]
 
-/** Lets an answer leave at a multiple of 100 ms, so that its time does not tell whether an account exists. */
-async function evened<T>(work: Promise<T>): Promise<T> {
+/** Delays the end of `work` to a multiple of 100 ms, so that its time does not tell whether an account exists. */
+async function evenTiming<T>(work: Promise<T>): Promise<T> {
   const began = performance.now()
   try {
     return await work
@@ -323,7 +324,8 @@ async function evened<T>(work: Promise<T>): Promise<T> {
 /** The client's address as the edge saw it. */
 const address = (ctx: Context) => ctx.get('x-real-ip') || ctx.ip
 
-function hand(ctx: Context, tokens: sessions.Tokens, cookie: boolean) {
+/** The tokens as the answer has them: the refresh token in the body or, where `cookie`, in a cookie alone. */
+function presentTokens(ctx: Context, tokens: sessions.Tokens, cookie: boolean) {
   ctx.set('Cache-Control', 'no-store')
   if (!cookie) return tokens
   const { refreshToken, ...rest } = tokens
@@ -336,23 +338,3 @@ const setCookie = (ctx: Context, value: string, maxAge: number) =>
     'Set-Cookie',
     `${refreshCookie}=${value}; Max-Age=${maxAge}; Path=/auth; HttpOnly; Secure; SameSite=Strict`,
   )
-
-const newest = { at: 'infinity', id: '' }
-
-/** The position in a cursor of the audit. */
-function readPosition(cursor: string) {
-  const [at = '', id = ''] = Buffer.from(cursor, 'base64url').toString().split(' ')
-  // Date reads the 30th of February as a day in March; PostgreSQL reads neither that nor the year 0.
-  const moment = new Date(/^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/.test(at) ? at : Number.NaN)
-  const isMoment = moment.getTime() > 0 && moment.toISOString().slice(0, 19) === at.slice(0, 19)
-  if (!isMoment || !/^[0-9a-f-]{36}(:[a-z]+)?$/.test(id))
-    throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
-  return { at, id }
-}
-
-function readCursor(cursor: string): string {
-  const email = Buffer.from(cursor, 'base64url').toString()
-  if (!/^\P{Cc}+@\P{Cc}+$/u.test(email))
-    throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
-  return email
-}

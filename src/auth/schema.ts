@@ -193,12 +193,18 @@ export const toEntry = (row: AuditRow): z.output<typeof AuditEntry> => ({
   detail: row.detail,
 })
 /**
- * The part of a user that every event for a mail carries. No name before the address is verified: whoever registers a
- * stranger's address must not get words of their own into the stranger's inbox.
+ * The part of a user that every event for a mail carries. No name before the address is verified: nobody may register a
+ * stranger's address to get words of their own into the stranger's inbox.
  */
 export const toRecipient = ({ id, email, name, locale, email_verified_at }: UserRow) => ({
   userId: id,
   email,
   name: email_verified_at ? name : '',
   locale,
+})
+/** What the event of a changed user carries. */
+export const toChange = (user: UserRow & { changed_at: string }) => ({
+  ...toRecipient(user),
+  timeZone: user.time_zone,
+  at: user.changed_at,
 })

@@ -60,7 +60,11 @@ export async function refresh({ db, relay, revocations, tokens, config }: Deps, 
     const ended = await store.revoke(trx, used.user_id, used.session_id)
     // Of several at once, one ends the session, notes it and tells its owner.
     if (ended.length > 0) {
-      await store.note(trx, { event: 'session.reused', userId: used.user_id, detail: { sessionId: used.session_id } })
+      await store.recordAudit(trx, {
+        event: 'session.reused',
+        userId: used.user_id,
+        detail: { sessionId: used.session_id },
+      })
       if (user) await append(trx, 'auth', 'msg.user.session_reused', toRecipient(user))
     }
     return { ended }
@@ -86,7 +90,7 @@ export async function endSessions({ db, revocations }: Pick<Deps, 'db' | 'revoca
   const ended = await db.knex.transaction(async (trx) => {
     const sessions = await store.revoke(trx, userId, sid)
     if (sessions.length > 0)
-      await store.note(trx, { event: 'session.ended', userId, actor: userId, detail: { sessions } })
+      await store.recordAudit(trx, { event: 'session.ended', userId, actor: userId, detail: { sessions } })
     return sessions
   })
   revocations.announce(ended)

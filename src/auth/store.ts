@@ -1,5 +1,6 @@
 import type { Picture } from '../events.ts'
 import type { Db, Knex, Statement } from '../platform/db.ts'
+import type { AuditPosition } from './cursor.ts'
 
 export interface UserRow {
   id: string
@@ -28,6 +29,7 @@ const userColumns = [
   'avatar_small',
 ]
 
+/** The avatar of a user, or null. */
 export const avatarOf = ({ avatar_large, avatar_small }: UserRow): Picture | null =>
   avatar_large && avatar_small ? { large: avatar_large, small: avatar_small } : null
 
@@ -38,13 +40,15 @@ export type Purpose = 'verify' | 'login' | 'reset' | 'notice'
  */
 const mailsADay: Record<Purpose, number> = { verify: 5, login: 20, reset: 5, notice: 5 }
 
+/** The user of an address in lower case. */
 export const userByEmail = (knex: Knex, email: string): Promise<UserRow | undefined> =>
   knex('auth.user').first(userColumns).where({ email })
 
 const account: Statement = { name: 'account', text: `select ${userColumns.join()} from auth."user" where email = $1` }
-/** As `userByEmail`, outside of a transaction. */
+/** As `userByEmail`, outside of a transaction and faster. */
 export const accountOf = async (db: Db, email: string) => (await db.run<UserRow>(account, [email]))[0]
 
+/** The user of an id. */
 export const userById = (knex: Knex, id: string): Promise<UserRow | undefined> =>
   knex('auth.user').first(userColumns).where({ id })
 
@@ -121,6 +125,7 @@ export const listUsers = (
 export const lockAdmins = (trx: Knex.Transaction): Promise<{ id: string }[]> =>
   trx('auth.user').select('id').whereRaw(`'admin' = any(roles)`).orderBy('id').forUpdate()
 
+/** Sets the roles of a user; undefined where there is none. */
 export async function setRoles(trx: Knex, id: string, roles: string[]): Promise<UserRow | undefined> {
   const rows = await trx('auth.user').where({ id }).update({ roles, updated_at: trx.fn.now() }).returning(userColumns)
   return rows[0]
@@ -274,6 +279,7 @@ export async function usedToken(knex: Knex, tokenHash: Buffer) {
   return rows[0] as { session_id: string; user_id: string; fresh: boolean; live: boolean } | undefined
 }
 
+/** The live sessions of a user, the one used last first. */
 export const listSessions = (knex: Knex, userId: string): Promise<SessionRow[]> =>
   knex('auth.session as s')
     .select('id', 'user_id', 'ip', 'user_agent', 'created_at', 'last_used_at')
@@ -313,7 +319,8 @@ const waiting: Statement = {
     from auth.login_failure where key = $1`,
 }
 
-export const noteFailure = (knex: Knex, key: Buffer) =>
+/** Counts one more failure of a key; the count begins anew 15 minutes after its first. */
+export const countFailure = (knex: Knex, key: Buffer) =>
   knex.raw(
     `insert into auth.login_failure as f (key, failures) values (?, 1)
      on conflict on constraint login_failure_pkey do update set
@@ -323,17 +330,18 @@ export const noteFailure = (knex: Knex, key: Buffer) =>
     [key],
   )
 
+/** Forgets the failures of a key. */
 export const forgetFailures = (knex: Knex, key: Buffer) => knex('auth.login_failure').where({ key }).delete()
 
-export interface Entry {
+export interface AuditEntry {
   event: string
   userId?: string
   actor?: string
   ip?: string
   detail?: Record<string, unknown>
 }
-/** Adds to the audit, in the transaction of what it tells of. */
-export const note = (knex: Knex, { event, userId, actor, ip, detail = {} }: Entry) =>
+/** Adds an entry to the audit, in the transaction of what it records. */
+export const recordAudit = (knex: Knex, { event, userId, actor, ip, detail = {} }: AuditEntry) =>
   knex('auth.audit').insert({ event, user_id: userId, actor, ip, detail: JSON.stringify(detail) })
 
 export interface AuditRow {
@@ -349,7 +357,7 @@ export interface AuditRow {
 /** Entries of the audit and of all orders before a position, newest first; of one user where one is given. */
 export async function listAudit(
   knex: Knex,
-  { before, user, limit }: { before: { at: string; id: string }; user?: string; limit: number },
+  { before, user, limit }: { before: AuditPosition; user?: string; limit: number },
 ): Promise<AuditRow[]> {
   const { rows } = await knex.raw(
     `select id, to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at, event, user_id, actor, ip, detail

@@ -27,6 +27,7 @@ export interface AccessTokens {
   jwks: { keys: object[] }
 }
 
+/** Signs by the active key and verifies by all; `issuer` is the PUBLIC_URL. */
 export function accessTokens(keys: SigningKey[], issuer: string): AccessTokens {
   const byId = new Map(keys.map((key) => [key.kid, createPublicKey(key.pem)]))
   const active = keys.find((key) => key.state === 'active') as SigningKey
@@ -76,6 +77,7 @@ export function accessTokens(keys: SigningKey[], issuer: string): AccessTokens {
 
 /** 256 random bits, base64url: a refresh token or the secret of a link. */
 export const newSecret = () => randomBytes(32).toString('base64url')
+/** 32 bytes, the stored form of a secret. */
 export const sha256 = (text: string) => createHash('sha256').update(text).digest()
 /** The successor of a refresh token is derived, so that a retry of the same rotation gets the same answer. */
 export const successor = (key: string, token: string) => createHmac('sha256', key).update(token).digest('base64url')

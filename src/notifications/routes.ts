@@ -12,6 +12,7 @@ export interface Deps {
   composer: Composer
 }
 
+/** The room's part of the route table; what it is given is used only when a handler runs. */
 export const routes = ({ db, composer }: Deps): Route[] => {
   const find = async (token: string) => {
     const link = await linkOf(db, token)

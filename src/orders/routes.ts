@@ -36,6 +36,7 @@ export interface Deps {
 
 const mayManage = (user: User) => allows('order:manage', user.roles)
 
+/** The room's part of the route table; what it is given is used only when a handler runs. */
 export const routes = ({ db, relay }: Deps): Route[] => {
   /** The order, where the user may see it; another's is a 404, like one that is not there. */
   const find = async (id: string, user: User): Promise<Shown> => {

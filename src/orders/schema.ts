@@ -88,8 +88,7 @@ export const cursorOf = (id: string) => Buffer.from(id.replaceAll('-', ''), 'hex
 export function positionOf(cursor: string): string {
   const hex = Buffer.from(cursor, 'base64url').toString('hex')
   const id = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
-  if (id.length !== 36 || cursorOf(id) !== cursor)
-    throw problem.badRequest('bad_cursor', 'The cursor is not from here.')
+  if (id.length !== 36 || cursorOf(id) !== cursor) throw problem.badCursor()
   return id
 }
 

@@ -39,10 +39,12 @@ export interface FieldFault {
   rule: string
 }
 
+/** Makers of the problems that several routes have. */
 export const problem = {
   badRequest: (code: string, detail: string, extra?: Record<string, unknown>) => new Problem(400, code, detail, extra),
   invalid: (errors: FieldFault[]) =>
     new Problem(400, 'invalid_input', errors.map((e) => `${e.field}: ${e.rule}`).join('; '), { errors }),
+  badCursor: () => problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.'),
   unauthenticated: (code: string, detail: string) =>
     new Problem(401, code, detail, {}, { 'WWW-Authenticate': 'Bearer realm="bodega"' }),
   forbidden: (code: string, detail: string) => new Problem(403, code, detail),

@@ -41,13 +41,13 @@ export function readCursor(query: ProductQuery): Position | undefined {
   try {
     raw = JSON.parse(Buffer.from(query.cursor, 'base64url').toString())
   } catch {
-    throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
+    throw problem.badCursor()
   }
   const made = z.object({ f: z.string() }).safeParse(raw)
   if (made.success && made.data.f !== fingerprint(query))
     throw problem.badRequest('cursor_mismatch', 'The cursor belongs to another filter or sort; begin without it.')
   const read = forms[orderOf(query.sort)].safeParse(raw)
-  if (!read.success) throw problem.badRequest('bad_cursor', 'The cursor is not one that this list gave.')
+  if (!read.success) throw problem.badCursor()
   return { key: read.data.k, id: read.data.i, alike: read.data.a }
 }
 

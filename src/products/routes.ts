@@ -23,7 +23,7 @@ import {
 /** A client that escapes to ASCII makes 12 bytes of a character: 124,000 of the longest facts. */
 const escaped = 128 * 1024
 
-/** The catalogue's routes; what they are given is used only when one of them is called. */
+/** The room's part of the route table; `deps` is used only when a handler runs. */
 export const routes = (deps: Deps): Route[] => [
   route({
     method: 'GET',
