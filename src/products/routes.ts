@@ -39,13 +39,13 @@ export const routes = (deps: Deps): Route[] => [
       // One more than asked for tells whether there is a next page.
       const list = (words?: { text: string; alike: boolean }) =>
         listProducts(deps.db, { ...filter, words }, position, limit + 1)
-      const mended = async (text: string) => ({ text: await spelledAlike(deps.db.knex, text), alike: true })
+      const respelled = async (text: string) => ({ text: await spelledAlike(deps.db.knex, text), alike: true })
 
       let alike = position?.alike ?? false
-      let found = await list(q ? (alike ? await mended(q) : { text: q, alike }) : undefined)
+      let found = await list(q ? (alike ? await respelled(q) : { text: q, alike }) : undefined)
       if (q && found.length === 0 && !position) {
         alike = true
-        found = await list(await mended(q))
+        found = await list(await respelled(q))
       }
       const items = found.slice(0, limit)
       const last = found.length > limit ? items.at(-1) : undefined

@@ -42,99 +42,116 @@ interface Sql {
   values: unknown[]
 }
 const sql = (text: string, ...values: unknown[]): Sql => ({ text, values })
-const all = (conditions: (Sql | false | undefined)[]): Sql => {
+/** All of the conditions that there are; the text is empty where there is none. */
+const and = (conditions: (Sql | false | undefined)[]): Sql => {
   const held = conditions.filter((c) => !!c)
   return { text: held.map((c) => c.text).join(' and '), values: held.flatMap((c) => c.values) }
 }
 
-// The expressions are those of the indexes.
-const orders = {
+/** What each order sorts by, and how a cursor's value is compared with it. The expressions are those of the indexes. */
+const sortKeys = {
   created: { key: 'p.created_at', value: '?::timestamptz' },
   name: { key: 'lower(p.name collate "C")', value: 'lower(?::text collate "C")' },
   price: { key: 'p.price', value: '?::bigint' },
 }
 
 /** A page of 100 and one more. The planner takes a limit it does not know to be a tenth of the table, so it is told. */
-const most = 101
+const mostRows = 101
 
 /**
  * How many products are looked through in order before every match is collected and sorted instead. A word in one of
  * 140 products or more fills its page from these, and a rarer one has few to collect; at 1,000,000 products neither
  * takes more than some 10 ms, where the planner's choice between the two took up to 240 ms for a word it did not know.
  */
-const near = 3000
+const lookAhead = 3000
+
+/** A list that is asked for: its order, and its conditions by whether the index of that order answers them. */
+interface Listing {
+  /** Tells apart every text that can come of a filter, as the name of a prepared statement. */
+  name: string
+  key: string
+  sorted(key: string, id: string): string
+  indexed: Sql
+  others: Sql
+  limit: number
+}
 
 /**
  * JSON texts of the `limit` products after `position`. What an index holds in order goes the fast way, as prepared
  * statements of a bounded number of shapes; the rest goes through the pool, so that none of it stands before a fast one.
  */
 export async function listProducts(db: Db, filter: Filter, position: Position | undefined, limit: number) {
-  const direction = filter.sort.startsWith('-') ? 'desc' : 'asc'
-  const order = orders[orderOf(filter.sort)]
-  const byPrice = order === orders.price
+  const listing = listingOf(filter, position, limit)
+  const rows = await (listing.others.text === '' ? listByIndex(db, listing) : listByLookAhead(db, listing))
+  return rows.map((row) => row.item)
+}
+
+function listingOf(filter: Filter, position: Position | undefined, limit: number): Listing {
+  const { sort, category, minPrice, maxPrice, words, inStock } = filter
+  const direction = sort.startsWith('-') ? 'desc' : 'asc'
+  const { key, value } = sortKeys[orderOf(sort)]
+  const isByPrice = orderOf(sort) === 'price'
   const after = direction === 'asc' ? '>' : '<'
   const priced = [
-    filter.minPrice !== undefined && sql('p.price >= ?', filter.minPrice),
-    filter.maxPrice !== undefined && sql('p.price <= ?', filter.maxPrice),
+    minPrice !== undefined && sql('p.price >= ?', minPrice),
+    maxPrice !== undefined && sql('p.price <= ?', maxPrice),
   ]
-  /** Conditions that the index of the order answers. */
-  const indexed = all([
-    sql('p.deleted_at is null'),
-    filter.category ? sql('p.category = ?', filter.category) : false,
-    ...(byPrice ? priced : []),
-    position && sql(`(${order.key}, p.id) ${after} (${order.value}, ?::uuid)`, position.key, position.id),
-  ])
-  const others = all([
-    ...(byPrice ? [] : priced),
-    filter.words &&
-      sql(
-        `p.document @@ ${filter.words.alike ? '?::tsquery' : "websearch_to_tsquery('pg_catalog.english', ?)"}`,
-        filter.words.text,
-      ),
-    filter.inStock !== undefined &&
-      sql(
-        `exists (select from products.stock s where s.product_id = p.id and s.on_hand ${filter.inStock ? '>' : '='} 0)`,
-      ),
-  ])
-  const sorted = (key: string, id: string) => `order by ${key} ${direction}, ${id} ${direction}`
-
-  // The name tells apart every text that can come of the above.
-  const name = [
-    filter.sort,
-    filter.category && 'category',
-    filter.minPrice !== undefined && 'min',
-    filter.maxPrice !== undefined && 'max',
-    filter.words && (filter.words.alike ? 'alike' : 'words'),
-    filter.inStock !== undefined && (filter.inStock ? 'some' : 'none'),
-    position && 'after',
-  ]
-    .filter(Boolean)
-    .join(' ')
-
-  if (others.text === '') {
-    const text = `
-      select row_to_json(page)::text as item
-      from (
-        select ${shown}
-        from products.product p join products.stock s on s.product_id = p.id
-        where ${indexed.text}
-        ${sorted(order.key, 'p.id')}
-        limit ${most}
-      ) page
-      limit ?`
-    const rows = await db.run<{ item: string }>({ name, text: numbered(text) }, [...indexed.values, limit])
-    return rows.map((row) => row.item)
+  const matches = words?.alike ? '?::tsquery' : "websearch_to_tsquery('pg_catalog.english', ?)"
+  const stocked = `exists (select from products.stock s where s.product_id = p.id and s.on_hand ${inStock ? '>' : '='} 0)`
+  return {
+    name: [
+      sort,
+      category && 'category',
+      minPrice !== undefined && 'min',
+      maxPrice !== undefined && 'max',
+      words && (words.alike ? 'alike' : 'words'),
+      inStock !== undefined && (inStock ? 'some' : 'none'),
+      position && 'after',
+    ]
+      .filter(Boolean)
+      .join(' '),
+    key,
+    sorted: (by, id) => `order by ${by} ${direction}, ${id} ${direction}`,
+    indexed: and([
+      sql('p.deleted_at is null'),
+      category ? sql('p.category = ?', category) : false,
+      ...(isByPrice ? priced : []),
+      position && sql(`(${key}, p.id) ${after} (${value}, ?::uuid)`, position.key, position.id),
+    ]),
+    others: and([
+      ...(isByPrice ? [] : priced),
+      words && sql(`p.document @@ ${matches}`, words.text),
+      inStock !== undefined && sql(stocked),
+    ]),
+    limit,
   }
+}
 
+function listByIndex(db: Db, { name, key, sorted, indexed, limit }: Listing) {
+  const text = `
+    select row_to_json(page)::text as item
+    from (
+      select ${shown}
+      from products.product p join products.stock s on s.product_id = p.id
+      where ${indexed.text}
+      ${sorted(key, 'p.id')}
+      limit ${mostRows}
+    ) page
+    limit ?`
+  return db.run<{ item: string }>({ name, text: numbered(text) }, [...indexed.values, limit])
+}
+
+/** Fills the page from the first products in order; only where those are not enough, from all that match. */
+async function listByLookAhead(db: Db, { name, key, sorted, indexed, others, limit }: Listing) {
   const text = `
     with near as materialized (
       select p.id, p.key
       from (
-        select p.id, p.price, p.document, ${order.key} as key
+        select p.id, p.price, p.document, ${key} as key
         from products.product p
         where ${indexed.text}
-        ${sorted(order.key, 'p.id')}
-        limit ${near}
+        ${sorted(key, 'p.id')}
+        limit ${lookAhead}
       ) p
       where ${others.text}
       -- Said again: where the database joins with the stock from the other side, the order of what is within is lost.
@@ -143,7 +160,7 @@ export async function listProducts(db: Db, filter: Filter, position: Position | 
     ), enough as materialized (
       select count(*) = ? as yes from near
     ), rest as materialized (
-      select p.id, ${order.key} as key
+      select p.id, ${key} as key
       from products.product p
       where not (select yes from enough) and ${indexed.text} and ${others.text}
     ), found as (
@@ -154,21 +171,18 @@ export async function listProducts(db: Db, filter: Filter, position: Position | 
     select row_to_json(page)::text as item
     from (
       select ${shown}
-      from (select found.id, found.key from found limit ${most}) found
+      from (select found.id, found.key from found limit ${mostRows}) found
       join products.product p on p.id = found.id
       join products.stock s on s.product_id = p.id
       ${sorted('found.key', 'found.id')}
     ) page`
-  const values = [
-    ...[...indexed.values, ...others.values, limit],
-    limit,
-    ...[...indexed.values, ...others.values],
-    limit,
-  ]
-  const { rows } = await db.knex.raw(text, values as Knex.RawBinding[]).options({ name })
-  return rows.map((row: { item: string }) => row.item) as string[]
+  const conditions = [...indexed.values, ...others.values]
+  const values = [...conditions, limit, limit, ...conditions, limit] as Knex.RawBinding[]
+  const { rows } = await db.knex.raw(text, values).options({ name })
+  return rows as { item: string }[]
 }
 
+/** Writes each `?` as PostgreSQL's own $1, $2 …, which a prepared statement takes. */
 const numbered = (text: string) => {
   let n = 0
   return text.replace(/\?/g, () => `$${++n}`)
@@ -222,6 +236,10 @@ export async function addProduct(knex: Knex, id: string, product: NewProduct): P
 
 const factsOf = (p: ProductFacts) => [p.sku, p.name, p.description, p.category, p.price, p.currency]
 
+/** Holds for the given versions of a product, or any for `*`; takes `versionsTwice`. */
+const inVersions = '(?::integer[] is null or version = any (?::integer[]))'
+const versionsTwice = (versions: number[] | '*') => (versions === '*' ? [null, null] : [versions, versions])
+
 /** Replaces all facts if the product is live and in one of `versions`; undefined where it is not. */
 export async function replaceProduct(knex: Knex, id: string, versions: number[] | '*', facts: ProductFacts) {
   const { rows } = await knex.raw(
@@ -229,12 +247,12 @@ export async function replaceProduct(knex: Knex, id: string, versions: number[] 
        update products.product
        set sku = ?, name = ?, description = ?, category = ?, price = ?, currency = ?,
          version = version + 1, updated_at = now()
-       where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))
+       where id = ? and deleted_at is null and ${inVersions}
        returning *
      )
      select page.version, page.stock, row_to_json(page)::text as item
      from (select ${shown} from p join products.stock s on s.product_id = p.id) page`,
-    [...factsOf(facts), id, ...twice(versions === '*' ? null : versions)] as Knex.RawBinding[],
+    [...factsOf(facts), id, ...versionsTwice(versions)] as Knex.RawBinding[],
   )
   return rows[0] as Found | undefined
 }
@@ -248,9 +266,9 @@ export async function deleteProduct(
   const { rows } = await knex.raw(
     `update products.product
      set deleted_at = now(), updated_at = now(), version = version + 1
-     where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))
+     where id = ? and deleted_at is null and ${inVersions}
      returning image_large as large, image_small as small`,
-    [id, ...twice(versions === '*' ? null : versions)] as Knex.RawBinding[],
+    [id, ...versionsTwice(versions)] as Knex.RawBinding[],
   )
   return rows[0] && { image: pictureOf(rows[0]) }
 }
@@ -268,7 +286,7 @@ export async function setImage(
   const { rows } = await trx.raw(
     `with before as (
        select id, image_large, image_small from products.product
-       where id = ? and deleted_at is null and (?::integer[] is null or version = any (?::integer[]))
+       where id = ? and deleted_at is null and ${inVersions}
        for update
      ), p as (
        update products.product set image_large = ?, image_small = ?, version = version + 1, updated_at = now()
@@ -277,7 +295,7 @@ export async function setImage(
      )
      select page.version, page.stock, row_to_json(page)::text as item, before.image_large as large, before.image_small as small
      from before, (select ${shown} from p join products.stock s on s.product_id = p.id) page`,
-    [id, ...twice(versions === '*' ? null : versions), image?.large ?? null, image?.small ?? null] as Knex.RawBinding[],
+    [id, ...versionsTwice(versions), image?.large ?? null, image?.small ?? null] as Knex.RawBinding[],
   )
   return rows[0] && { ...rows[0], replaced: pictureOf(rows[0]) }
 }
@@ -300,8 +318,6 @@ export const addImages = (knex: Knex, images: (Picture & { sku: string })[]) =>
      where p.sku = input.sku and p.deleted_at is null and p.image_large is null`,
     [JSON.stringify(images)],
   )
-
-const twice = <T>(value: T): [T, T] => [value, value]
 
 /** The version of a live product, or undefined. */
 export async function versionOf(knex: Knex, id: string): Promise<number | undefined> {
