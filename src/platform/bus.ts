@@ -1,20 +1,8 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import {
-  AckPolicy,
-  type ConsumerConfig,
-  connect,
-  type DiscardPolicy,
-  type JsMsg,
-  type MsgHdrs,
-  type NatsConnection,
-  nanos,
-  RetentionPolicy,
-  StorageType,
-  type StreamConfig,
-} from 'nats'
+import { connect, type JsMsg, type MsgHdrs, type NatsConnection } from 'nats'
 import { Counter, Gauge } from 'prom-client'
-import { type Consumer, consumers, stream } from '../events.ts'
-import { type Config, ConfigError, type Role } from './config.ts'
+import { type Consumer, stream } from '../events.ts'
+import type { Config, Role } from './config.ts'
 import type { Logger } from './log.ts'
 import { registry, sharedRead } from './metrics.ts'
 
@@ -138,69 +126,6 @@ function reconnectDelay(wait: () => number) {
   }
 }
 
-const mebibyte = 1024 ** 2
-
-/** Makes or updates the streams and consumers; only `migrate` calls it. */
-export async function makeStreams(
-  nc: NatsConnection,
-  { NATS_REPLICAS: replicas, NATS_STREAM_SIZE: size }: Pick<Config<'migrate'>, 'NATS_REPLICAS' | 'NATS_STREAM_SIZE'>,
-) {
-  const jsm = await nc.jetstreamManager()
-  const common = { storage: StorageType.File, retention: RetentionPolicy.Limits, num_replicas: Number(replicas) }
-  const week = nanos(7 * 24 * 3600 * 1000)
-  const streams: Partial<StreamConfig>[] = [
-    {
-      ...common,
-      name: stream,
-      subjects: ['msg.>'],
-      max_age: week,
-      // What was handled long ago makes room: a server whose store is full takes no event until some are a week old.
-      max_bytes: size * mebibyte,
-      duplicate_window: nanos(120_000),
-    },
-    // What a consumer gave up: the server's advisories, with the reason, each naming its message by number.
-    {
-      ...common,
-      name: 'dlq',
-      subjects: [
-        `$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.${stream}.*`,
-        `$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.${stream}.*`,
-      ],
-      max_age: nanos(30 * 24 * 3600 * 1000),
-      max_bytes: 256 * mebibyte,
-    },
-  ]
-  for (const config of streams) {
-    const exists = await jsm.streams.info(config.name as string).then(
-      () => true,
-      () => false,
-    )
-    const made = exists
-      ? jsm.streams.update(config.name as string, config)
-      : jsm.streams.add({ ...config, discard: 'old' as DiscardPolicy })
-    await made.catch((error) => {
-      if (!/storage|resource|max bytes/.test(error.message)) throw error
-      throw new ConfigError('migrate', [
-        `NATS_STREAM_SIZE is ${size}, and NATS has no room to reserve that many MiB and 256 more (${error.message}): set it lower, or give NATS a larger store (max_file_store)`,
-      ])
-    })
-  }
-  for (const [name, c] of Object.entries(consumers)) {
-    const changeable: Partial<ConsumerConfig> = {
-      filter_subject: c.filter,
-      ack_wait: nanos(c.ackWaitSeconds * 1000),
-      max_deliver: c.maxDeliver,
-      max_ack_pending: c.maxAckPending,
-    }
-    const exists = await jsm.consumers.info(stream, name).then(
-      () => true,
-      () => false,
-    )
-    if (exists) await jsm.consumers.update(stream, name, changeable)
-    else await jsm.consumers.add(stream, { durable_name: name, ack_policy: AckPolicy.Explicit, ...changeable })
-  }
-}
-
 export interface Message {
   /** The event's id, the same for every delivery of it. */
   id: string
@@ -257,7 +182,8 @@ export function consume(
   const inHand = new Set<Promise<void>>()
   measureLag(bus, durable)
 
-  const end = async (m: JsMsg, maxDeliver: number) => {
+  /** Handles one delivery and ends it. */
+  const deliver = async (m: JsMsg, maxDeliver: number) => {
     const id = idOf(m.headers, m.seq)
     const delivery = m.info.deliveryCount
     const facts = { consumer: durable, subject: m.subject, messageId: id, delivery }
@@ -315,7 +241,7 @@ export function consume(
           // A stop that was asked for since the look above is not told again.
           if (closing.signal.aborted) stop()
           for await (const m of messages) {
-            const work = end(m, maxDeliver).finally(() => inHand.delete(work))
+            const work = deliver(m, maxDeliver).finally(() => inHand.delete(work))
             inHand.add(work)
           }
           closing.signal.removeEventListener('abort', stop)

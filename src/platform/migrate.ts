@@ -2,10 +2,11 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
-import { makeStreams, openBus } from './bus.ts'
+import { openBus } from './bus.ts'
 import { type Config, type Role, roleNames } from './config.ts'
 import { hasState, migrationsIn, migrationsOf, outOfReach } from './db.ts'
 import { type Logger, openLog } from './log.ts'
+import { makeStreams } from './streams.ts'
 
 /**
  * Makes the database and the bus what this version needs: database roles, logins, schemas, migrations, streams.
