@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -37,37 +38,9 @@ interface HttpOptions {
  * for `drainDelay`, then stops accepting, lets running requests finish, and returns; 5 s before `grace` is over at the latest.
  */
 export async function openHttp(options: HttpOptions) {
-  const app = new Koa()
-  const router = new Router({ sensitive: true, strict: true })
-  const readAssertion = assertionReader(options.assertionKeys)
+  const { host, port, log, drainDelay = 0, grace } = options
   let closing = false
-
-  router.get('/healthz', (ctx) => {
-    ctx.body = { status: 'alive' }
-  })
-  router.get('/readyz', async (ctx) => {
-    const state = await readiness(options.checks)
-    ctx.status = state.ready && !closing ? 200 : 503
-    ctx.body = closing ? { ready: false, checks: { process: 'stopping' } } : state
-  })
-  for (const route of options.routes) {
-    const access = route.access === 'PRODUCT_READ' ? (options.productRead ?? 'public') : route.access
-    router.register(route.path.replace(/\{(\w+)\}/g, ':$1'), [route.method], async (ctx) => {
-      await answer(ctx, route, identify(ctx, access, readAssertion))
-    })
-  }
-
-  app.use(async (ctx, next) => {
-    await next()
-    if (closing) ctx.set('Connection', 'close')
-  })
-  app.use(observe(options.log))
-  if (options.before) app.use(options.before)
-  app.use(router.routes())
-  app.use(router.allowedMethods())
-  // The catcher in `observe` logs every fault of a handler; what reaches here is a broken connection.
-  app.on('error', (err) => options.log.debug({ err }, 'connection fault'))
-
+  const app = createApp(options, () => closing)
   const server = createServer(
     {
       keepAliveTimeout: 75_000,
@@ -83,19 +56,14 @@ export async function openHttp(options: HttpOptions) {
   // Of one that is sent an answer and does not read it: with 90 s it was still there after 105 s. The edge waits 30 s for
   // an answer at most.
   server.setTimeout(45_000)
-  server.on('clientError', refuseUnread)
-  const silent = new Set<Socket>()
-  server.on('connection', (socket) => {
-    silent.add(socket)
-    socket.once('close', () => silent.delete(socket))
-  })
-  server.on('request', ({ socket }) => silent.delete(socket))
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(options.port, options.host, resolve))
-  options.log.info({ host: options.host, port: options.port }, 'listening')
+  server.on('clientError', refuseMalformed)
+  const silent = silentSockets(server)
+  await once(server.listen(port, host), 'listening')
+  log.info({ host, port }, 'listening')
   return {
     async [Symbol.asyncDispose]() {
       closing = true
-      await pause((options.drainDelay ?? 0) * 1000)
+      await pause(drainDelay * 1000)
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()
       // Neither are those closed that have asked nothing yet, nor do the timeouts above hold once the server closes.
@@ -103,10 +71,7 @@ export async function openHttp(options: HttpOptions) {
         setTimeout(() => {
           for (const socket of silent) socket.destroy()
         }, 2000),
-        setTimeout(
-          () => server.closeAllConnections(),
-          Math.max(1, options.grace - (options.drainDelay ?? 0) - 5) * 1000,
-        ),
+        setTimeout(() => server.closeAllConnections(), Math.max(1, grace - drainDelay - 5) * 1000),
       ]
       await closed
       for (const timer of timers) clearTimeout(timer)
@@ -114,12 +79,57 @@ export async function openHttp(options: HttpOptions) {
   }
 }
 
+/** The health checks and the routes, behind what every request goes through. */
+function createApp({ log, routes, checks, assertionKeys, before, productRead }: HttpOptions, isClosing: () => boolean) {
+  const app = new Koa()
+  const router = new Router({ sensitive: true, strict: true })
+  const readAssertion = assertionReader(assertionKeys)
+
+  router.get('/healthz', (ctx) => {
+    ctx.body = { status: 'alive' }
+  })
+  router.get('/readyz', async (ctx) => {
+    const state = await readiness(checks)
+    ctx.status = state.ready && !isClosing() ? 200 : 503
+    ctx.body = isClosing() ? { ready: false, checks: { process: 'stopping' } } : state
+  })
+  for (const route of routes) {
+    const access = route.access === 'PRODUCT_READ' ? (productRead ?? 'public') : route.access
+    router.register(route.path.replace(/\{(\w+)\}/g, ':$1'), [route.method], async (ctx) => {
+      await answer(ctx, route, identify(ctx, access, readAssertion))
+    })
+  }
+
+  app.use(async (ctx, next) => {
+    await next()
+    if (isClosing()) ctx.set('Connection', 'close')
+  })
+  app.use(observe(log))
+  if (before) app.use(before)
+  app.use(router.routes())
+  app.use(router.allowedMethods())
+  // The catcher in `observe` logs every fault of a handler; what reaches here is a broken connection.
+  app.on('error', (err) => log.debug({ err }, 'connection fault'))
+  return app
+}
+
+/** The open connections over which nothing has been asked yet. */
+function silentSockets(server: Server): Set<Socket> {
+  const silent = new Set<Socket>()
+  server.on('connection', (socket) => {
+    silent.add(socket)
+    socket.once('close', () => silent.delete(socket))
+  })
+  server.on('request', ({ socket }) => silent.delete(socket))
+  return silent
+}
+
 /** Answers what cannot be read as a request at all, such as a control character that the edge lets pass in a header. */
-function refuseUnread({ code }: NodeJS.ErrnoException, socket: Duplex) {
+function refuseMalformed({ code }: NodeJS.ErrnoException, socket: Duplex) {
   const { _httpMessage: begun } = socket as { _httpMessage?: ServerResponse }
   // In the middle of another answer it would be read as a part of that.
   if (!socket.writable || begun?.headersSent) return void socket.destroy()
-  const answer = unread[code ?? ''] ?? unread.other
+  const answer = malformed[code ?? ''] ?? malformed.other
   const { status } = answer
   const text = JSON.stringify(answer.document())
   socket.end(
@@ -127,7 +137,8 @@ function refuseUnread({ code }: NodeJS.ErrnoException, socket: Duplex) {
       `Cache-Control: no-store\r\nContent-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
   )
 }
-const unread = {
+/** By the code of the parser's error. */
+const malformed = {
   HPE_HEADER_OVERFLOW: new Problem(431, 'headers_too_large', 'The headers are too large.'),
   HPE_CHUNK_EXTENSIONS_OVERFLOW: new Problem(413, 'body_too_large', 'The body is larger than this route takes.'),
   ERR_HTTP_REQUEST_TIMEOUT: new Problem(408, 'request_timeout', 'The request came too slowly.'),
@@ -181,6 +192,7 @@ function observe(log: Logger): Koa.Middleware {
   }
 }
 
+/** Answers with the problem that an error is, or a 500, and logs what is not the caller's fault. */
 function refuse(ctx: Context, error: unknown, log: Logger, id: string) {
   const known = asProblem(error)
   const answer = known ?? new Problem(500, 'internal', `Something failed here; the log has it under request ${id}.`)
@@ -193,6 +205,7 @@ function refuse(ctx: Context, error: unknown, log: Logger, id: string) {
   ctx.body = JSON.stringify(answer.document())
 }
 
+/** The problem that an error is or means; undefined for a fault that nobody foresaw. */
 function asProblem(error: unknown): Problem | undefined {
   if (error instanceof Problem) return error
   if (outOfReach(error))
@@ -202,6 +215,7 @@ function asProblem(error: unknown): Problem | undefined {
   return undefined
 }
 
+/** The caller of a route, proven by the edge's assertion; undefined on a public one. Throws 401 and 403. */
 function identify(
   ctx: Context,
   access: Exclude<Access, 'PRODUCT_READ'>,
@@ -218,6 +232,7 @@ function identify(
   return user
 }
 
+/** Parses the input, calls the handler, and sends what it returns with the route's first good status. */
 async function answer(ctx: Context, route: Route, user: User | undefined) {
   if (ctx.headers.accept && !ctx.accepts('json', 'html', 'image/webp'))
     throw new Problem(406, 'not_acceptable', 'The answer is JSON; accept application/json.')
@@ -225,7 +240,7 @@ async function answer(ctx: Context, route: Route, user: User | undefined) {
     ctx,
     params: route.params && parseParams(route.params, ctx),
     query: route.query && parse(route.query, ctx.query, 'query'),
-    body: route.body && parse(route.body, await body(ctx, route), 'body'),
+    body: route.body && parse(route.body, await readBody(ctx, route), 'body'),
     user: user as User,
   })
   if (ctx.status === 404 && ctx.body === undefined) ctx.status = Number(Object.keys(route.answers)[0])
@@ -236,7 +251,8 @@ async function answer(ctx: Context, route: Route, user: User | undefined) {
   else if (ctx.body === undefined) ctx.body = null
 }
 
-async function body(ctx: Context, route: Route): Promise<unknown> {
+/** The parsed JSON of a body; undefined where there is none and the route can do without. Throws 400, 413 and 415. */
+async function readBody(ctx: Context, route: Route): Promise<unknown> {
   if (!hasBody(ctx.req)) {
     if (route.body?.safeParse(undefined).success) return undefined
     throw problem.badRequest('body_missing', 'This route needs a JSON body.')

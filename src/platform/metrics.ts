@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Db } from './db.ts'
@@ -59,7 +60,7 @@ export async function openMetrics({ host, port, log }: { host: string; port: num
       response.writeHead(500).end()
     }
   })
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, host, resolve))
+  await once(server.listen(port, host), 'listening')
   return {
     async [Symbol.asyncDispose]() {
       server.closeAllConnections()
