@@ -8,7 +8,7 @@ import { type Nats, startNats } from './nats.ts'
 import { freePorts } from './ports.ts'
 import { createDatabase, dropDatabase, type Postgres, startPostgres } from './postgres.ts'
 import { findPrograms } from './programs.ts'
-import { generatedSecrets, writeSecrets } from './secrets.ts'
+import { type Generated, generatedSecrets, writeSecrets } from './secrets.ts'
 
 const portNames = [
   'edge',
@@ -85,6 +85,10 @@ export interface Shop extends AsyncDisposable {
   close(): Promise<void>
 }
 
+/** Who has settings and secrets of its own. */
+const readers = [...roleNames, 'migrate'] as const
+
+/** A file of src/. */
 const source = (file: string) => join(import.meta.dirname, '..', file)
 
 /** Starts the whole shop as real processes and waits until each part is ready. What started last closes first. */
@@ -102,14 +106,9 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
 
   const programs = findPrograms(say)
   const ports = await choosePorts(options.ports)
-  const { jwtKeys, keys, passwords } = await generatedSecrets(join(dir, 'secrets'))
+  const generated = await generatedSecrets(join(dir, 'secrets'))
+  const { passwords } = generated
 
-  const natsPasswords = Object.fromEntries(
-    [...roleNames, 'migrate'].map((user) => [
-      `${user.toUpperCase()}_NATS_PASSWORD`,
-      passwords[`${user}_nats`] as string,
-    ]),
-  )
   const [postgres, nats, mail] = await together(opening, [
     options.postgres
       ? undefined
@@ -131,7 +130,9 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
         ...part('nats'),
         port: ports.nats,
         monitorPort: ports.natsMonitor,
-        passwords: natsPasswords,
+        passwords: Object.fromEntries(
+          readers.map((user) => [`${user.toUpperCase()}_NATS_PASSWORD`, passwords[`${user}_nats`] as string]),
+        ),
       }),
     ),
     step(
@@ -145,48 +146,19 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
   const databaseUrl = await createDatabase(adminUrl, database)
   if (options.postgres) opening.defer(() => dropDatabase(adminUrl, database).then(() => {}))
 
-  const login = (role: Role) => `${database}_${role}_a`
-  const loginUrl = (role: Role) =>
-    Object.assign(new URL(options.postgres?.poolerUrl ?? databaseUrl), {
-      username: login(role),
-      password: passwords[`${role}_database`],
-      pathname: `/${database}`,
-    }).href
-  const natsUrl = (user: Role | 'migrate') => `nats://${user}:${passwords[`${user}_nats`]}@127.0.0.1:${ports.nats}`
   const url = `http://${publicHost(host)}:${ports.edge}`
-  const shared: Record<string, string> = {
-    ...keys,
-    JWT_KEYS: jwtKeys,
-    LISTEN_HOST: '127.0.0.1',
-    PUBLIC_URL: url,
-    SMTP_URL: mail.smtpUrl,
-    OBJECTS_DIR: join(dir, 'objects'),
-    ...Object.fromEntries(
-      roleNames.flatMap((role) => [
-        [`${role.toUpperCase()}_DATABASE_USER`, login(role)],
-        [`${role.toUpperCase()}_DATABASE_PASSWORD`, passwords[`${role}_database`] as string],
-      ]),
-    ),
-    ...options.env,
-  }
-  const own = {
-    migrate: { DATABASE_URL: databaseUrl, NATS_BROKER_URL: natsUrl('migrate') },
-    ...Object.fromEntries(
-      roleNames.map((role) => [
-        role,
-        {
-          ROLE: role,
-          DATABASE_URL: loginUrl(role),
-          NATS_BROKER_URL: natsUrl(role),
-          LISTEN_PORT: String(ports[role]),
-          METRICS_PORT: String(ports[`${role}Metrics`]),
-        },
-      ]),
-    ),
-  } as unknown as Record<Role | 'migrate', Record<string, string>>
+  const settingsOf = settingsOfReaders({
+    generated,
+    ports,
+    databaseUrl,
+    poolerUrl: options.postgres?.poolerUrl ?? databaseUrl,
+    publicUrl: url,
+    smtpUrl: mail.smtpUrl,
+    objectsDir: join(dir, 'objects'),
+    env: options.env ?? {},
+  })
   const secretsDir = (reader: Role | 'migrate') => join(dir, 'secrets', reader)
-  for (const [reader, values] of Object.entries(own))
-    writeSecrets(secretsDir(reader as Role), { ...onlyFor(reader as Role, shared), ...values })
+  for (const reader of readers) writeSecrets(secretsDir(reader), settingsOf[reader])
 
   const readerEnv = (reader: Role | 'migrate') => ({
     ...onlyFor(undefined, options.env ?? {}),
@@ -247,13 +219,70 @@ export async function startShop(options: ShopOptions): Promise<Shop> {
     postgres,
     secretsDir,
     configure(role, changes) {
-      Object.assign(own[role], changes)
-      writeSecrets(secretsDir(role), { ...onlyFor(role, shared), ...own[role] })
+      Object.assign(settingsOf[role], changes)
+      writeSecrets(secretsDir(role), settingsOf[role])
     },
     run,
     close,
     [Symbol.asyncDispose]: close,
   }
+}
+
+/** Of each reader of settings, those that make the parts of a shop work together, under those of `env`. */
+function settingsOfReaders({
+  generated: { jwtKeys, keys, passwords },
+  ports,
+  databaseUrl,
+  poolerUrl,
+  publicUrl,
+  smtpUrl,
+  objectsDir,
+  env,
+}: {
+  generated: Generated
+  ports: Record<PortName, number>
+  /** The shop's database, with a superuser's login. */
+  databaseUrl: string
+  /** Where the roles reach that database. */
+  poolerUrl: string
+  publicUrl: string
+  smtpUrl: string
+  objectsDir: string
+  env: Record<string, string>
+}): Record<Role | 'migrate', Record<string, string>> {
+  const { pathname } = new URL(databaseUrl)
+  const login = (role: Role) => `${pathname.slice(1)}_${role}_a`
+  const natsUrl = (user: Role | 'migrate') => `nats://${user}:${passwords[`${user}_nats`]}@127.0.0.1:${ports.nats}`
+  const shared: Record<string, string> = {
+    ...keys,
+    JWT_KEYS: jwtKeys,
+    LISTEN_HOST: '127.0.0.1',
+    PUBLIC_URL: publicUrl,
+    SMTP_URL: smtpUrl,
+    OBJECTS_DIR: objectsDir,
+  }
+  for (const role of roleNames) {
+    shared[`${role.toUpperCase()}_DATABASE_USER`] = login(role)
+    shared[`${role.toUpperCase()}_DATABASE_PASSWORD`] = passwords[`${role}_database`] as string
+  }
+  Object.assign(shared, env)
+  const ownOf = (reader: Role | 'migrate'): Record<string, string> =>
+    reader === 'migrate'
+      ? { DATABASE_URL: databaseUrl, NATS_BROKER_URL: natsUrl('migrate') }
+      : {
+          ROLE: reader,
+          DATABASE_URL: Object.assign(new URL(poolerUrl), {
+            username: login(reader),
+            password: passwords[`${reader}_database`],
+            pathname,
+          }).href,
+          NATS_BROKER_URL: natsUrl(reader),
+          LISTEN_PORT: String(ports[reader]),
+          METRICS_PORT: String(ports[`${reader}Metrics`]),
+        }
+  return Object.fromEntries(
+    readers.map((reader) => [reader, { ...onlyFor(reader, shared), ...ownOf(reader) }]),
+  ) as Record<Role | 'migrate', Record<string, string>>
 }
 
 /** Starts parts at the same time; when one fails, the others are stopped. They close at the same time too. */
