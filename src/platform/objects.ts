@@ -25,7 +25,7 @@ export interface Objects {
   stat(key: string): Promise<{ size: number } | undefined>
   /** What is not there counts as removed. */
   remove(key: string): Promise<void>
-  /** The keys of all objects, in no order. */
+  /** The keys of all objects, in no order; what others keep there, under other names, is left out. */
   list(): AsyncIterable<string>
   /** Throws when the store cannot be used. */
   check(): Promise<void>
@@ -143,7 +143,8 @@ function openBucket(settings: Settings, url: string): Objects & Disposable {
     async *list() {
       const s3 = await client()
       try {
-        for await (const { name } of s3.listObjectsV2(bucket, '', true)) if (name) yield name as string
+        for await (const { name } of s3.listObjectsV2(bucket, '', true))
+          if (wellFormed.test(name ?? '')) yield name as string
       } catch (error) {
         if (!missing.includes((error as { code?: string }).code ?? '')) throw outOfReach(error)
       }
@@ -189,8 +190,8 @@ function openDirectory(dir: string): Objects & Disposable {
     },
     remove: async (key) => reached(rm(place(key), { force: true })),
     async *list() {
-      const rooms = await reached(unlessMissing(missing, readdir(dir)))
-      for (const room of rooms ?? [])
+      const rooms = await reached(unlessMissing(missing, readdir(dir, { withFileTypes: true })))
+      for (const { name: room } of rooms?.filter((entry) => entry.isDirectory() && /^[a-z]+$/.test(entry.name)) ?? [])
         for (const name of await reached(readdir(join(dir, room))))
           if (wellFormed.test(`${room}/${name}`)) yield `${room}/${name}`
     },

@@ -1,10 +1,11 @@
 import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { buffer } from 'node:stream/consumers'
 import test, { type ExecutionContext } from 'ava'
+import { Client } from 'minio'
 import { findSeaweedfs } from '../../src/embedded/programs.ts'
 import { type Seaweedfs, startSeaweedfs } from '../../src/embedded/seaweedfs.ts'
 import { openObjects } from '../../src/platform/objects.ts'
@@ -197,6 +198,29 @@ test('a directory, many written → holds exactly those files', async (t) => {
   await Promise.all(keys.map((key) => objects.put(key, Buffer.from('x'), 'image/webp')))
   t.deepEqual(readdirSync(join(dir, 'test')).sort(), keys.map((key) => key.slice('test/'.length)).sort())
   t.true(existsSync(join(dir, 'test')))
+})
+
+test('a directory or bucket where others keep things too → a list of what is ours', async (t) => {
+  const dir = newDir('objects-')
+  writeFileSync(join(dir, '.DS_Store'), '')
+  mkdirSync(join(dir, 'lost+found'))
+  writeFileSync(join(dir, 'lost+found', 'x'), '')
+  const { hostname, port } = new URL(seaweedfs.url)
+  const { accessKey, secretKey } = seaweedfs
+  const s3 = new Client({ endPoint: hostname, port: Number(port), useSSL: false, accessKey, secretKey })
+  for (const settings of [
+    { ...common, OBJECTS_DIR: dir },
+    { ...bucketOf(seaweedfs), S3_BUCKET: 'shared' },
+  ]) {
+    using objects = openObjects(settings)
+    const key = newKey()
+    await objects.put(key, Buffer.from('x'), 'image/webp')
+    if (settings.S3_BUCKET === 'shared')
+      for (const other of ['notes/Read me.txt', 'a/b/c', 'alone']) await s3.putObject('shared', other, 'x')
+    const listed: string[] = []
+    for await (const one of objects.list()) listed.push(one)
+    t.deepEqual(listed, [key])
+  }
 })
 
 const hashOf = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
