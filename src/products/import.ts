@@ -116,7 +116,8 @@ function randomness() {
 
 const faultOf = (issue: { code: string; path: PropertyKey[]; message: string; keys?: string[] }) =>
   issue.code === 'unrecognized_keys'
-    ? `${issue.keys?.join(', ')}: is not a known field`
+    ? // As JSON: whoever wrote the file has no say in what the terminal does.
+      `${issue.keys?.map((key) => JSON.stringify(key)).join(', ')}: is not a known field`
     : `${issue.path.join('.') || 'the line'}: ${issue.message}`
 
 interface Line {
@@ -187,6 +188,9 @@ async function* csvEntries(chunks: AsyncIterable<Line[]>): AsyncGenerator<Entry[
     waiting = open
     if (!header) {
       const first = records.shift()
+      const [fault] = faults
+      if (fault && fault.line < (first?.line ?? Number.POSITIVE_INFINITY))
+        throw new UnreadableFile(`the header, line ${fault.line}: ${fault.fault}`)
       if (!first) return []
       header = readHeader(first.text)
     }
@@ -223,7 +227,7 @@ const mostLinesOfRecord = 10_001
 /** Joins lines to records. `open` is what needs more lines; nothing does when these are the last. */
 function recordsIn(lines: Line[], last: boolean) {
   const records: RawRecord[] = []
-  const faults: Entry[] = []
+  const faults: { line: number; fault: string }[] = []
   let at = 0
   for (; at < lines.length; at++) {
     const { number: line, text: first } = lines[at] as Line

@@ -113,7 +113,7 @@ test('import of JSON lines → as CSV, with its own faults', async (t) => {
     product(2, { price: '2' }),
     '{"sku":',
     '[]',
-    product(5, { colour: 'red' }),
+    product(5, { colour: 'red', '\u001b[2J': 1 }),
     '',
     product(7, { name: 'nul\u0000' }),
     product(8, { price: undefined }),
@@ -126,6 +126,7 @@ test('import of JSON lines → as CSV, with its own faults', async (t) => {
     refusals(stderr).map((r) => r.replace(/ refused: .*?([a-zA-Z]+).*/, ' $1')),
     ['line 2 price', 'line 3 the', 'line 4 the', 'line 5 colour', 'line 7 name', 'line 8 price'],
   )
+  t.regex(stderr, /"colour", "\\u001b\[2J": is not a known field/)
   t.deepEqual(
     (await inCategory(category)).map((p) => [p.name, p.stock, p.description]),
     [
@@ -175,6 +176,12 @@ test('import of what cannot be read → one clear error, no stack', async (t) =>
     ['products.csv', '', /has no header/, 1],
     ['products.csv', 'sku,name,colour\n', /header lacks category, price, currency and has "colour"/, 1],
     ['products.csv', 'sku,name,category,price,currency,sku\n', /has sku twice/, 1],
+    [
+      'products.csv',
+      '\nsku,"name,category,price,currency\nA,B,C,1,EUR\n',
+      /the header, line 2: a quote is not closed/,
+      1,
+    ],
     ['products.csv', Buffer.from('sku,name,category,price,currency\nA,caf\xe9,C,1,EUR\n', 'latin1'), /not UTF-8/, 1],
   ]
   for (const [name, text, message, code] of cases) {
