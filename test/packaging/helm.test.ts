@@ -448,6 +448,10 @@ test('a misspelt or wrong value → refused at once, with its path', async (t) =
     [{ image: { tag: 1.2 } }, /at '\/image\/tag': got number, want string/],
     [{ ingress: { enabled: 'yes' } }, /at '\/ingress\/enabled': got string, want boolean/],
     [{ settings: { publicUrl: 'shop.example.org' } }, /at '\/settings\/publicUrl'/],
+    // A line without a value, as a file of one's own may have it; a pod would get the text <nil>.
+    [{ settings: { trustedProxies: null } }, /at '\/settings': missing property 'trustedProxies'/],
+    [{ edge: { workers: null } }, /at '\/edge': missing property 'workers'/],
+    [{ migrate: { database: { user: null } } }, /at '\/migrate\/database': missing property 'user'/],
     [{ external: { databaseUrl: 'postgres://me:secret@db/bodega' } }, /at '\/external\/databaseUrl'/],
     [{ objectstore: { kind: 'minio' } }, /objectstore\.minio\.repository is empty/],
     [
