@@ -49,7 +49,13 @@ case ${PRODUCT_READ:=public} in public | user) ;; *) fault "PRODUCT_READ is $PRO
 
 # Whose X-Forwarded-For counts; without any, the peer is the client.
 {
-  for network in $(printf %s "${TRUSTED_PROXIES:-}" | tr , ' '); do printf 'set_real_ip_from %s;\n' "$network"; done
+  # A * stands for no files here.
+  set -f
+  for network in $(printf %s "${TRUSTED_PROXIES:-}" | tr , ' '); do
+    case $network in *[!0-9a-fA-F.:/]*) fault "TRUSTED_PROXIES has $network, and must be addresses or networks, with commas between. Example: 10.0.0.0/8,192.168.1.5" ;; esac
+    printf 'set_real_ip_from %s;\n' "$network"
+  done
+  set +f
   [ -z "${TRUSTED_PROXIES:-}" ] || printf 'real_ip_header X-Forwarded-For;\nreal_ip_recursive on;\n'
 } >"$out/real-ip.conf"
 
