@@ -28,7 +28,7 @@ tour: node_modules/.package-lock.json ## Walk through a purchase, with each requ
 	@$(node) src/tour.ts --url "$(URL)" --inbox "$(INBOX)" $(if $(email),--email $(email))
 
 ##@ Operate
-admin: node_modules/.package-lock.json ## Make a registered user an admin (EMAIL=you@example.org)
+admin: node_modules/.package-lock.json ## Make an account an admin, and the account where there is none (EMAIL=you@example.org)
 	@$(call as,auth) admin $(email)
 
 import: node_modules/.package-lock.json ## Load products from CSV or JSON lines (FILE=products.csv)

@@ -33,6 +33,9 @@ try {
 process.exit()
 
 async function tour() {
+  for (const [name, value] of Object.entries({ URL: url, ...(inbox ? { INBOX: inbox } : {}) }))
+    if (!/^https?:\/\/./.test(value))
+      throw new Error(`${name} is ${JSON.stringify(value)}, and must begin with http:// or https://`)
   console.log(`A tour of ${url}, as ${email}\n`)
 
   step('The shop is open')

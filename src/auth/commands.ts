@@ -19,9 +19,9 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
     ])
   const c = config('auth', env)
   await using db = openDb({ role: 'auth', c, log: openLog('warn', { role: 'admin' }) })
-  const { made, unproven } = await db.knex.transaction(async (trx) => {
+  const { made, isNew, unproven } = await db.knex.transaction(async (trx) => {
     const address = parsed.data.email
-    await store.insertUser(trx, {
+    const isNew = await store.insertUser(trx, {
       id: uuid(),
       email: address,
       name: '',
@@ -41,10 +41,10 @@ export async function makeAdmin(email: string | undefined, env: NodeJS.ProcessEn
     // Whoever writes to the user knows nothing of an account made here; the change of nothing says when.
     const made = await store.changeProfile(trx, user.id, {})
     if (made) await append(trx, 'auth', 'msg.user.changed', toChange(made))
-    return { made, unproven }
+    return { made, isNew, unproven }
   })
   const way = unproven
-    ? 'The address was not verified, so no password counts. Log in by a code: POST /auth/login {"email"}; then set one by POST /auth/password/forgot'
+    ? `${isNew ? 'There was no account of this address, and now there is' : 'The address was not verified'}, so no password counts. Log in by a code: POST /auth/login {"email"}; then set one by POST /auth/password/forgot`
     : 'Log in with the password, or ask for a code: POST /auth/login {"email"}'
   process.stdout.write(`${made?.email} is an admin now. ${way}\n`)
 }

@@ -73,6 +73,17 @@ test.serial('make tour, no shop there → says so and exits 1', async (t) => {
   t.regex(error.stderr, /nothing answers at/)
 })
 
+for (const [option, name] of [
+  ['--url', 'URL'],
+  ['--inbox', 'INBOX'],
+] as const)
+  test.serial(`make tour, ${name} without http:// → says what it must be`, async (t) => {
+    const address = `localhost:${other}`
+    const error = await t.throwsAsync<Error & { code: number; stderr: string }>(run('src/tour.ts', option, address))
+    t.is(error.code, 1)
+    t.regex(error.stderr, new RegExp(`${name} is "${address}", and must begin with http://`))
+  })
+
 test.serial('make demo, a port taken → which, by what, and what to say instead', async (t) => {
   const server = createServer().listen(PORT, '127.0.0.1')
   t.teardown(() => server.close())

@@ -179,7 +179,9 @@ test.serial(
 
 test.serial('an account by make admin → its owner is known, and gets the mails that one gets', async (t) => {
   const email = `${randomUUID()}@example.org`
-  await shop.run('auth', 'commands.ts', 'admin', email)
+  const admin = () => shop.run('auth', 'commands.ts', 'admin', email)
+  t.regex((await admin()).stdout, /There was no account of this address, and now there is/)
+  t.notRegex((await admin()).stdout, /There was no account/)
   await shop.call('POST', '/auth/login', { body: { email } })
   const code = codeIn(await shop.mailTo(email, { subject: /sign-in code/ }))
   const { accessToken: token } = (await shop.call('POST', '/auth/login', { body: { email, code } })).body
