@@ -34,7 +34,7 @@ if grep -qE '^  name: bodega-postgres$|^kind: PostgresCluster$' <<<"$rendered" &
   parts=$(k get deployment bodega-orders --ignore-not-found -o 'jsonpath={.spec.template.spec.containers[0].env[?(@.name=="DATABASE_URL")].valueFrom.configMapKeyRef.name}')
   url=${parts:+$(k get configmap "$parts" -o 'jsonpath={.data.DATABASE_URL}')}
   [[ -z $url || $url == *://bodega-postgres:* || $url == *://bodega-db-* ]] || [ "${ANYWAY:-}" = yes ] ||
-    die "this shop's data are at $url, and the overlay $overlay has a database of its own: it would begin anew there" \
+    die "this shop's data are at ${url##*@}, and the overlay $overlay has a database of its own: it would begin anew there" \
       "next: the OVERLAY= of before; or, with a backup that comes into it, ANYWAY=yes"
 fi
 
