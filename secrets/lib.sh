@@ -294,8 +294,8 @@ explain() {
       die ".sops.yaml has no rule that matches $1" "next: see the rules there; a path_regex is anchored: ^secrets/$env/[^/]+\\.sops\\.yaml\$"
       ;;
     *'malformed recipient'* | *'unknown recipient'* | *'failed to parse input'*)
-      die ".sops.yaml names a recipient of $env that age does not know: $(printf '%s\n' "$2" | sed -n 's/.*malformed recipient \("[^"]*"\).*/\1/p' | head -1)" \
-        "A recipient is what age-keygen -y IDENTITY prints: age1 and 58 characters." "next: correct .sops.yaml, then run this again"
+      die "${ADD:+ADD= or }.sops.yaml names a recipient of $env that age does not know: $(printf '%s\n' "$2" | sed -n 's/.*malformed recipient \("[^"]*"\).*/\1/p' | head -1)" \
+        "A recipient is what age-keygen -y IDENTITY prints: age1 and 58 characters." "next: correct it there, then run this again"
       ;;
     *)
       die "$1 is damaged: it cannot be read as a sealed file" "sops says: $(printf '%s\n' "$2" | head -1)" \

@@ -222,7 +222,7 @@ secretsTest(
     const files = clone.files()
     for (const [env, message] of [
       [{ ADD: identity }, /is not a recipient/],
-      [{ ADD: `age1${'q'.repeat(58)}` }, /recipient of dev that age does not know/],
+      [{ ADD: `age1${'q'.repeat(58)}` }, /ADD= or .sops.yaml names a recipient of dev that age does not know/],
       [{ REMOVE: 'age1stranger' }, /is no recipient of dev[\s\S]*there are: age1/],
     ] as const) {
       const result = await clone.sh('rotate', ['dev', 'recipients'], env)
