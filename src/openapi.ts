@@ -111,17 +111,37 @@ const uploadContent = {
   'multipart/form-data': { schema: { type: 'object', properties: { file }, required: ['file'] } },
 }
 
-const uploadProblems: [string, string][] = [
-  ['400', 'body_missing'],
-  ['400', 'bad_body'],
-  ['400', 'bad_form'],
-  ['400', 'one_file'],
-  ['413', 'body_too_large'],
-  ['415', 'unsupported_image'],
-  ['415', 'unsupported_encoding'],
-  ['422', 'bad_image'],
-  ['422', 'image_too_large'],
+const bodyProblems = ['400 bad_body', '413 body_too_large', '415 json_only', '415 unsupported_encoding']
+const uploadProblems = [
+  '400 body_missing',
+  '400 bad_body',
+  '400 bad_form',
+  '400 one_file',
+  '413 body_too_large',
+  '415 unsupported_image',
+  '415 unsupported_encoding',
+  '422 bad_image',
+  '422 image_too_large',
 ]
+// Of a path that can be read in two ways, or not at all.
+const pathProblems = ['404 not_found', '403 forbidden', '403 bad_path', '400 bad_request']
+
+/** All problems of a route, those that its shape brings and its own, each as `409 out_of_stock`. */
+const problemsOf = ({ access, path, query, body, upload, limit, problems = [] }: TableRow) =>
+  [
+    (query || body) && '400 invalid_input',
+    body && !body.safeParse(undefined).success && '400 body_missing',
+    body && bodyProblems,
+    upload && uploadProblems,
+    access !== 'public' && ['401 unauthenticated', '403 forbidden'],
+    path.includes('{') && pathProblems,
+    limit && '429 slow_down',
+    '406 not_acceptable',
+    '503 unavailable',
+    problems,
+  ]
+    .flat()
+    .filter((problem) => typeof problem === 'string')
 
 const who = ({ access }: TableRow) =>
   access === 'public'
@@ -239,51 +259,33 @@ const goodAnswers: Record<string, string> = {
   304: 'Not changed since.',
 }
 
-/** The answers of a route; each refusal is noted once in `refusals`, under its status and codes. */
+/** The answers of a route; each refusal is added once to `refusals`, under its status and codes. */
 function responses(row: TableRow, refusals: Map<string, object>) {
-  const where = `${row.method} ${row.path}`
-  const good = Object.entries(row.answers).map(([status, schema]) => {
-    const json = schema && schemaOf(schema, 'output')
-    const media = row.media ?? 'text/html'
-    const content = json
-      ? { 'application/json': { schema: json, example: exampleOf(json, `the answer ${status} of ${where}`) } }
-      : ['200', '206'].includes(status) && { [media]: { schema: media === 'text/html' ? { type: 'string' } : file } }
-    const names = (row.sends ?? []).filter((name) => name !== 'Content-Range' || status === '206')
-    const headers = Object.fromEntries(names.map((name) => [name, sent(row.path)[name]]))
-    return [status, { description: goodAnswers[status], ...(row.sends && { headers }), ...(content && { content }) }]
-  })
+  const good = Object.keys(row.answers).map((status) => [status, goodResponse(row, status)])
   const codes = new Map<string, Set<string>>()
-  const add = (status: string, code: string) => codes.set(status, (codes.get(status) ?? new Set()).add(code))
-  if (row.body || row.query) add('400', 'invalid_input')
-  if (row.body) {
-    add('400', 'bad_body')
-    if (!row.body.safeParse(undefined).success) add('400', 'body_missing')
-    add('413', 'body_too_large')
-    add('415', 'json_only')
-    add('415', 'unsupported_encoding')
+  for (const problem of problemsOf(row)) {
+    const [status, code] = problem.split(' ') as [string, string]
+    codes.set(status, (codes.get(status) ?? new Set()).add(code))
   }
-  if (row.upload) for (const problem of uploadProblems) add(...problem)
-  if (row.access !== 'public') {
-    add('401', 'unauthenticated')
-    add('403', 'forbidden')
-  }
-  if (row.path.includes('{')) {
-    add('404', 'not_found')
-    // Of a path that can be read in two ways, or not at all.
-    add('403', 'forbidden')
-    add('403', 'bad_path')
-    add('400', 'bad_request')
-  }
-  if (row.limit) add('429', 'slow_down')
-  add('406', 'not_acceptable')
-  add('503', 'unavailable')
-  for (const problem of row.problems ?? []) add(...(problem.split(' ') as [string, string]))
   const bad = [...codes].map(([status, names]) => {
     const name = [status, ...[...names].sort()].join('.')
     refusals.set(name, refusal(status, [...names].sort()))
     return [status, { $ref: `#/components/responses/${name}` }]
   })
   return Object.fromEntries([...good, ...bad].sort(([a], [b]) => Number(a) - Number(b)))
+}
+
+function goodResponse(row: TableRow, status: string) {
+  const schema = row.answers[Number(status)]
+  const json = schema && schemaOf(schema, 'output')
+  const media = row.media ?? 'text/html'
+  const example = () => exampleOf(json as Schema, `the answer ${status} of ${row.method} ${row.path}`)
+  const content = json
+    ? { 'application/json': { schema: json, example: example() } }
+    : ['200', '206'].includes(status) && { [media]: { schema: media === 'text/html' ? { type: 'string' } : file } }
+  const names = (row.sends ?? []).filter((name) => name !== 'Content-Range' || status === '206')
+  const headers = Object.fromEntries(names.map((name) => [name, sent(row.path)[name]]))
+  return { description: goodAnswers[status], ...(row.sends && { headers }), ...(content && { content }) }
 }
 
 function headersOf(status: string, codes: string[]) {
