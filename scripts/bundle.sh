@@ -11,7 +11,7 @@ git rev-parse --verify -q HEAD >/dev/null 2>&1 || die "this is no git checkout" 
 [ -z "$(git status --porcelain -- . ':!.sops.yaml' ':!secrets/*/*')" ] ||
   die "this checkout has changes that are not committed" "The images would have them and the files of the bundle not." "next: git status, then commit or git stash -u"
 
-version=$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)
+version=$(version_here)
 registry=$(setting BODEGA_REGISTRY)
 # Compose leaves COMPOSE_PROFILES alone where a profile is given.
 profiles=$(setting COMPOSE_PROFILES)

@@ -9,6 +9,8 @@ deployments=$(part "$(printf '%s,' "${roles[@]}")edge")
 [ -n "$(k get deployments -l "$deployments" -o name)" ] || die "there is no shop in the namespace $space of context $(kubectl config current-context 2>/dev/null)" \
   "next: NAMESPACE=…, or kubectl config use-context …"
 
+# The newest Job of migrate, whose settings and secrets reach the database and the bus; nothing where there is none.
+migrate_job() { k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1; }
 # worker NAME OBJECT COMPONENT [IMAGE]: a pod with the settings, secrets and place of OBJECT's pods, which sleeps until
 # `kubectl exec`. It counts as COMPONENT where policies are asked, and is never ready, so that no Service leads to it.
 workers=()
@@ -63,7 +65,7 @@ finish() { [ ${#workers[@]} -eq 0 ] || k delete pod "${workers[@]}" --ignore-not
 prepare() {
   local image migrate
   image=${POSTGRES_IMAGE:-$(k get statefulsets -l "$(part postgres)" -o 'jsonpath={.items[*].spec.template.spec.containers[0].image}')}
-  migrate=$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)
+  migrate=$(migrate_job)
   [ -n "$migrate" ] || die "there is no migrate Job in $space, whose settings reach the database" "next: apply the shop again"
   worker bodega-database "$migrate" migrate "${image:-postgres:18}"
   worker bodega-pictures "$(k get deployments -l "$(part products)" -o name)" products
@@ -80,7 +82,7 @@ start_servers() {
 }
 # The Job of migrate has run before there was what came back, which may be older, and has the grants of no database.
 adopted() {
-  worker bodega-migrate "$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)" migrate
+  worker bodega-migrate "$(migrate_job)" migrate
   k exec bodega-migrate -- node /app/src/main.ts migrate
 }
 replicas=''

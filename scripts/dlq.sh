@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 if [ "$target" = cluster ]; then
   . scripts/cluster.sh
-  migrate=$(k get jobs -l "$(part migrate)" --sort-by=.metadata.creationTimestamp -o name | tail -1)
+  migrate=$(migrate_job)
   [ -n "$migrate" ] || die "there is no migrate Job in $space, whose settings reach the bus" "next: apply the shop again"
   trap finish EXIT
   worker bodega-letters "$migrate" migrate

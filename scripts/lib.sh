@@ -18,15 +18,8 @@ trap 'exit 129' HUP
 
 # shellcheck disable=SC2034 # read by the commands
 roles=(auth products orders notifications)
-say() { printf '%s\n' "$*"; }
-
-# What happened, then the rule behind it or the next command, one argument a line.
-die() {
-  printf '%s: %s\n' "$(basename "$0" .sh)" "$1" >&2
-  shift
-  [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
-  exit 1
-}
+command_name=$(basename "$0" .sh)
+version_here() { sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json; }
 
 target=${TARGET:-compose}
 case $target in

@@ -3,7 +3,7 @@
 # version, made, environment, identity…, server, migration…, table NAME ROWS SUM…, part NAME BYTES SHA256…, end.
 first_line='bodega-backup 1'
 manifest_part=manifest database_part=database.dump objects_part=objects.tar
-version=$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)
+version=$(version_here)
 
 size() { wc -c <"$1" | tr -d ' '; }
 sha256() { openssl dgst -sha256 -r "$1" | cut -d' ' -f1; }

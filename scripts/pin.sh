@@ -4,7 +4,7 @@
 # server's image from where it is named. What a registry does not have, or does not say, stays as it is: none is invented.
 . "$(dirname "$0")/lib.sh"
 registry=${1:-} registry=${registry%/}
-version=$(setting BODEGA_VERSION "$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)")
+version=$(setting BODEGA_VERSION "$(version_here)")
 values=helm/bodega/values.yaml
 files=(compose/*.yaml)
 while IFS= read -r file; do files+=("$file"); done < <(find kustomize -name '*.yaml')

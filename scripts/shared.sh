@@ -1,5 +1,22 @@
-# shellcheck shell=bash
-# What the commands of scripts/ and of secrets/ share; bash ≥ 3.2 and the tools of POSIX.
+# shellcheck shell=bash disable=SC2154
+# What the commands of scripts/ and of secrets/ share, whose lib.sh sets command_name; bash ≥ 3.2 and the tools of POSIX.
+
+say() { printf '%s\n' "$*"; }
+# die WHAT [LINE…]: ends with what happened, then the rule behind it or the next command, one argument a line.
+die() {
+  printf '%s: %s\n' "$command_name" "$1" >&2
+  shift
+  [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
+  exit 1
+}
+
+# Sets context to the one of kubectl; ends where its cluster does not answer.
+find_cluster() {
+  local error
+  context=$(kubectl config current-context 2>/dev/null) || context='(in a pod)'
+  error=$(kubectl version --request-timeout=10s 2>&1 >/dev/null) || die "the cluster of context $context does not answer" \
+    "kubectl says: $(printf '%s\n' "$error" | tail -1)" "next: kubectl config use-context …, or set KUBECONFIG"
+}
 
 # from_dotenv NAME: what .env says of a variable, read as Compose reads it: the last line counts, quotes are no part of the
 # value, and a comment behind it is none either.

@@ -4,7 +4,7 @@
 # back: to the images from before.
 . "$(dirname "$0")/lib.sh"
 registry=$(setting BODEGA_REGISTRY)
-version=$(setting BODEGA_VERSION "$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)")
+version=$(setting BODEGA_VERSION "$(version_here)")
 app=${registry}bodega-app edge=${registry}bodega-edge previous=$version-previous
 
 # The image that a running container was made from, whatever its tag means by now.

@@ -10,9 +10,7 @@ read_template
 lock
 open_sealed "$sealed"
 
-context=$(kubectl config current-context 2>/dev/null) || context='(in a pod)'
-error=$(kubectl version --request-timeout=10s 2>&1 >/dev/null) || die "the cluster of context $context does not answer" \
-  "kubectl says: $(printf '%s\n' "$error" | tail -1)" "next: kubectl config use-context …, or set KUBECONFIG"
+find_cluster
 k() { kubectl --namespace "$space" "$@"; }
 
 if ! error=$(kubectl get namespace "$space" 2>&1 >/dev/null); then

@@ -11,16 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/shared.sh
 
 template=secrets/template.yaml
-say() { printf '%s\n' "$*"; }
+command_name=secrets
 note() { printf 'secrets: %s\n' "$*" >&2; }
-
-# What happened, then the rule behind it or the next command, one argument a line.
-die() {
-  printf 'secrets: %s\n' "$1" >&2
-  shift
-  [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
-  exit 1
-}
 
 # Every file is written beside its target under a name with .new and renamed. What a kill -9 left is removed first.
 scratch=()
