@@ -43,14 +43,14 @@ async function tour() {
 
   step('Anyone may look: three things that are in stock')
   const { body: page } = await ask('GET', '/product?limit=3&inStock=true', 200)
-  promise(page.items.length > 0, 'there is a product in stock (make demo brings a catalogue; a new shop has none)')
+  expect(page.items.length > 0, 'there is a product in stock (make demo brings a catalogue; a new shop has none)')
   const [first, second = first] = page.items
   for (const item of page.items) say(`${item.name}, ${money(item.price, item.currency)}`)
 
   step('Search for a word of the first one')
   const word = /\p{L}{4,}/u.exec(first.name)?.[0] ?? first.name
   const found = await ask('GET', `/product?q=${encodeURIComponent(word)}&limit=5`, 200)
-  promise(
+  expect(
     found.body.items.some((item: { name: string }) => item.name.toLowerCase().includes(word.toLowerCase())),
     `something with “${word}” is found`,
   )
@@ -58,13 +58,13 @@ async function tour() {
 
   step('A cart is for signed-in users, and a forged identity does not help')
   const refused = await ask('GET', '/cart', 401, { headers: { 'X-User-Id': randomUUID(), 'X-User-Roles': 'admin' } })
-  promise(refused.headers['www-authenticate'], 'the answer says how to sign in')
+  expect(refused.headers['www-authenticate'], 'the answer says how to sign in')
 
   step('Register')
   await ask('POST', '/auth/register', 202, { body: { email, password, name: 'Tour Guest' } })
 
   step('Signing in must wait until the address is verified')
-  promise(
+  expect(
     (await ask('POST', '/auth/login', 403, { body: { email, password } })).body.code === 'email_unverified',
     'it says why',
   )
@@ -81,7 +81,7 @@ async function tour() {
   step('Sign in')
   const { body: tokens } = await ask('POST', '/auth/login', 200, { body: { email, password } })
   const token: string = tokens.accessToken
-  promise(token, 'an access token comes')
+  expect(token, 'an access token comes')
 
   step('A customer may not change the catalogue')
   await ask('DELETE', `/product/${first.id}`, 403, { token, headers: { 'If-Match': '*' } })
@@ -92,7 +92,7 @@ async function tour() {
   const [sum] = cart.totals
   const expected = first.id === second.id ? first.price : first.price + second.price
   if (first.currency === second.currency)
-    promise(sum?.total === expected, `the cart comes to ${money(expected, first.currency)}`)
+    expect(sum?.total === expected, `the cart comes to ${money(expected, first.currency)}`)
 
   step('No cart takes a hundred of a thing')
   await ask('PUT', `/cart/items/${first.id}`, 400, { token, body: { quantity: 100 } })
@@ -104,20 +104,20 @@ async function tour() {
   step('A price other than expected is refused')
   const wrong = { items, expectedTotal: first.price + 1 }
   const changed = await ask('POST', '/order', 409, { token, body: wrong, headers: { 'Idempotency-Key': randomUUID() } })
-  promise(changed.body.code === 'price_changed', 'it says why')
+  expect(changed.body.code === 'price_changed', 'it says why')
 
   step('Order')
   const key = randomUUID()
   const order = { items, expectedTotal: first.price }
   const { body: placed } = await ask('POST', '/order', 201, { token, body: order, headers: { 'Idempotency-Key': key } })
-  promise(
+  expect(
     placed.status === 'pending' && placed.total === first.price,
     `order over ${money(placed.total, placed.currency)}`,
   )
 
   step('The same again with the same key is the same order')
   const again = await ask('POST', '/order', 201, { token, body: order, headers: { 'Idempotency-Key': key } })
-  promise(again.body.id === placed.id && again.headers['idempotent-replayed'] === 'true', 'nothing was ordered twice')
+  expect(again.body.id === placed.id && again.headers['idempotent-replayed'] === 'true', 'nothing was ordered twice')
 
   step('Another order with that key is refused')
   await ask('POST', '/order', 422, {
@@ -127,7 +127,7 @@ async function tour() {
   })
 
   step('The order stands')
-  promise((await ask('GET', `/order/${placed.id}`, 200, { token })).body.id === placed.id, 'it can be read')
+  expect((await ask('GET', `/order/${placed.id}`, 200, { token })).body.id === placed.id, 'it can be read')
 
   step('An order that is not ours is not there')
   await ask('GET', `/order/${randomUUID()}`, 404, { token })
@@ -141,7 +141,7 @@ async function tour() {
   }
 
   step('Cancel it')
-  promise(
+  expect(
     (await ask('POST', `/order/${placed.id}/cancel`, 200, { token })).body.status === 'cancelled',
     'it is cancelled',
   )
@@ -188,19 +188,19 @@ async function ask(method: string, path: string, status: number, options: Call =
   if (options.body) say(brief(options.body))
   const answer = await call(url, method, path, options)
   const asPromised = answer.status === status
-  console.log(`    ${styleText(asPromised ? 'green' : 'red', `→ ${answer.status}`)} ${told(answer)}`)
+  console.log(`    ${styleText(asPromised ? 'green' : 'red', `→ ${answer.status}`)} ${summary(answer)}`)
   if (!asPromised)
     throw new Error(`${method} ${path} answered ${answer.status}, and should have answered ${status}: ${answer.text}`)
   return answer
 }
 
-function promise(kept: unknown, what: string) {
+function expect(kept: unknown, what: string) {
   if (!kept) throw new Error(`not so: ${what}`)
   say(`${styleText('green', '✔')} ${what}`)
 }
 
 /** What an answer says: a problem by its code and words, a list by its length, anything else as it is. */
-function told({ text, body }: Answer) {
+function summary({ text, body }: Answer) {
   if (!text) return ''
   if (body.code && body.detail) return `${body.code}: ${body.detail}`
   if (Array.isArray(body.items) && 'next' in body)

@@ -16,7 +16,7 @@ interface Deps {
   productRead: 'public' | 'user'
 }
 
-/** May this token do this method on this path? A public route: yes; an unknown one: 403. */
+/** Decides whether the holder of a token may call a method and path: on a public route always, on an unknown one never. */
 export function decider({ table, tokens, revocations, productRead }: Deps): Decide {
   const find = matcher(table)
   return ({ method, path, token }) => {
@@ -41,7 +41,7 @@ function session({ tokens, revocations }: Pick<Deps, 'tokens' | 'revocations'>, 
  * Which method and path the proxy asks about. The dialect is a setting and never guessed: a client could send the
  * headers of another proxy's family through this one.
  */
-function asked(ctx: Context, dialect: Config<'auth'>['AUTHZ_DIALECT']) {
+function originalRequest(ctx: Context, dialect: Config<'auth'>['AUTHZ_DIALECT']) {
   if (dialect === 'envoy') return { method: ctx.method, path: ctx.url.slice('/authz'.length) }
   const family = dialect === 'nginx' ? 'x-original' : 'x-forwarded'
   return { method: ctx.get(`${family}-method`), path: ctx.get(`${family}-uri`) }
@@ -61,7 +61,7 @@ export function answerProxy(
     if (isAuthn) {
       const user = session(deps, token)
       decision = user ? { status: 204, user } : { status: 401, invalid: token !== undefined }
-    } else decision = deps.decide({ ...asked(ctx, AUTHZ_DIALECT), token })
+    } else decision = deps.decide({ ...originalRequest(ctx, AUTHZ_DIALECT), token })
 
     ctx._matchedRoute = isAuthn ? '/authn' : '/authz'
     const { user, upload } = decision.status === 204 ? decision : {}

@@ -103,7 +103,7 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     while (true) {
       if (failed) throw new Error(`${name} cannot be started: ${failed.message}`)
       if (!running(started))
-        throw new Error(faultWithLog(`${name} ended (${how(started)}) before it was ready`, log, from))
+        throw new Error(faultWithLog(`${name} ended (${endOf(started)}) before it was ready`, log, from))
       if (options.signal?.aborted) {
         await stop()
         options.signal.throwIfAborted()
@@ -116,7 +116,7 @@ export async function startChild(options: ChildOptions): Promise<Child> {
       }
       await sleep(20)
     }
-    started.once('exit', () => asked || options.onEnd?.(how(started), handle))
+    started.once('exit', () => asked || options.onEnd?.(endOf(started), handle))
   }
 
   async function kill(signal: NodeJS.Signals) {
@@ -155,7 +155,8 @@ export async function startChild(options: ChildOptions): Promise<Child> {
 }
 
 const running = (child: ChildProcess) => child.pid !== undefined && child.exitCode === null && child.signalCode === null
-const how = (child: ChildProcess) => child.signalCode ?? `exit code ${child.exitCode}`
+/** How a process ended. */
+const endOf = (child: ChildProcess) => child.signalCode ?? `exit code ${child.exitCode}`
 
 const hasSetpriv = process.platform === 'linux' && spawnSync('setpriv', ['--version']).status === 0
 // A stranger's uid cannot walk through root's private directories, where a checkout or a data directory may be.

@@ -59,7 +59,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     signal,
     onEnd,
     user,
-    before: () => leaveOver(data),
+    before: () => removeStaleLock(data),
     // SIGTERM would wait for every client to leave by itself.
     stopSignal: 'SIGINT',
     grace: 30_000,
@@ -135,7 +135,7 @@ async function makeCluster(initdb: string, dir: string, password: string, user?:
  * After a kill -9 the lock file stays, and its number may belong to another process by now; children of the killed
  * server may still hold its memory. Waits 5 s for a server on this very directory to leave, then takes the file away.
  */
-async function leaveOver(data: string) {
+async function removeStaleLock(data: string) {
   const file = join(data, 'postmaster.pid')
   const deadline = Date.now() + 5_000
   while (existsSync(file)) {

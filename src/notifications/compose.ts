@@ -129,7 +129,9 @@ export async function openComposer({ publicUrl, from }: { publicUrl: string; fro
     const has = (key: string) => exists(`${draft.kind}.${key}`)
     const name = plain(draft.name ?? '').slice(0, 100)
     const isOrder = draft.template === 'order'
-    const subject = isOrder ? fill(`${draft.kind}.subject`, { number: spoken(draft.order.orderId) }) : text('subject')
+    const subject = isOrder
+      ? fill(`${draft.kind}.subject`, { number: orderNumber(draft.order.orderId) })
+      : text('subject')
     const values = {
       language,
       shop,
@@ -179,8 +181,8 @@ export async function openComposer({ publicUrl, from }: { publicUrl: string; fro
 export const pageStyle = `body{font:16px/1.5 system-ui,sans-serif;max-width:26rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}
 button{font:inherit;padding:.6rem 1rem;border-radius:.4rem;width:100%;background:#14532d;color:#fff;border:0;cursor:pointer}`
 
-/** The end of an order's id, for people to say: its beginning is the time, the same for all orders of a minute. */
-const spoken = (orderId: string) => orderId.slice(-8).toUpperCase()
+/** The end of an order's id, short enough to say: its beginning is the time, the same for all orders of a minute. */
+const orderNumber = (orderId: string) => orderId.slice(-8).toUpperCase()
 
 /** One line of words: no control characters, and none that turn the writing direction of what follows. */
 const plain = (text: string) =>

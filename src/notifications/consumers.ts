@@ -50,9 +50,9 @@ const stageOf: { [S in Subject]?: Stage } = {
 const validity: { [K in Kind]?: number } = { login_code: 10 * 60_000, password_reset: 60 * 60_000 }
 
 /** Milliseconds between signs of life while a mail waits: the bus delivers again after 30 s without one, a claim ends after 25 s. */
-const beat = 10_000
-/** Tries after which a mail is thought to be at fault itself, if the server took others meanwhile. */
-const enough = 5
+const heartbeat = 10_000
+/** Faults of the server after which the mail itself is thought to be the cause, if the server took others meanwhile. */
+const mostFaults = 5
 
 /**
  * Handles one event: keeps what it tells of a user, and sends its mail at most once an acknowledged try. While the mail
@@ -67,8 +67,8 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
   const claimMail = batched((all: Claimant[]) => claimMails(db, all))
   const markMailSent = batched((all: Claimant[]) => markMailsSent(db, all))
 
-  /** Does work that the database must answer; waits where it is out of reach. */
-  async function stored<T>(work: () => Promise<T>): Promise<T> {
+  /** Does work that needs the database; while that is out of reach it waits, and tries again. */
+  async function whenReachable<T>(work: () => Promise<T>): Promise<T> {
     for (;;) {
       await database.pass()
       try {
@@ -84,13 +84,13 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
 
   /**
    * Keeps a claim until work is done: a mail may wait for a connection, and then for the server, for longer than a claim
-   * holds. Where the claim cannot be prolonged the next beat tries again.
+   * holds. Where the claim cannot be prolonged the next heartbeat tries again.
    */
   async function keepClaim(claimant: Claimant, work: Promise<void>) {
     let prolonging: Promise<unknown> = Promise.resolve()
     const beats = setInterval(() => {
       prolonging = claimMail(claimant).catch((err) => log.warn({ err, messageId: claimant.id }, 'claim not prolonged'))
-    }, beat)
+    }, heartbeat)
     try {
       await work
     } finally {
@@ -101,12 +101,14 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
   }
 
   async function isObsolete(draft: Draft, { occurredAt }: Message) {
-    if (draft.kind === 'order_unpaid') return !(await stored(() => awaitsPayment(db, draft.order.orderId)))
-    if (draft.kind === 'cart_abandoned') return !(await stored(() => cartWaits(db, draft.userId)))
+    if (draft.kind === 'order_unpaid') return !(await whenReachable(() => awaitsPayment(db, draft.order.orderId)))
+    if (draft.kind === 'cart_abandoned') return !(await whenReachable(() => cartWaits(db, draft.userId)))
     const valid = validity[draft.kind]
     // The database's clock decides, as it does where the code is tried; ours may be ahead, and only spares the question.
     return (
-      valid !== undefined && Date.now() - occurredAt.getTime() > valid && stored(() => hasPassed(db, occurredAt, valid))
+      valid !== undefined &&
+      Date.now() - occurredAt.getTime() > valid &&
+      whenReachable(() => hasPassed(db, occurredAt, valid))
     )
   }
 
@@ -119,10 +121,10 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
     for (let faults = 0; ; ) {
       await mailer.gate.pass()
       // Behind the gate: it may have waited long for the mail server.
-      const subscription = topic && (await stored(() => openSubscription(db, userId, topic)))
+      const subscription = topic && (await whenReachable(() => openSubscription(db, userId, topic)))
       if (subscription && !subscription.wanted) return 'unwanted'
       if (await isObsolete(draft, message)) return 'obsolete'
-      const claim = await stored(() => claimMail(claimant))
+      const claim = await whenReachable(() => claimMail(claimant))
       if (claim.sent) return 'repeated'
       // Another delivery of this message has it in hand, or had when it died: a claim that nobody prolongs ends within 25 s.
       if (!claim.claimed) throw new NotYet(10_000)
@@ -146,13 +148,13 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
         await keepClaim(claimant, mailer.send(mail))
       } catch (error) {
         await releaseMail(db, claimant).catch((err) => log.warn({ err, messageId: message.id }, 'claim kept'))
-        const isHeld = error instanceof ServerFault && (++faults < enough || mailer.accepted() === acceptedBefore)
+        const isHeld = error instanceof ServerFault && (++faults < mostFaults || mailer.accepted() === acceptedBefore)
         if (!isHeld) throw error
         mails.inc({ kind, result: 'held' })
         continue
       }
       // The server has it: only this mark keeps a later delivery of the message from becoming a second mail.
-      await stored(() => markMailSent(claimant))
+      await whenReachable(() => markMailSent(claimant))
       return 'sent'
     }
   }
@@ -165,16 +167,16 @@ export function openHandler({ db, mailer, composer, publicUrl, stopping, log }: 
     const draftOf = drafts[subject] as ((payload: unknown) => Draft) | undefined
     if (!stage && !draftOf) return
     const payload = parsePayload(subject, message.data)
-    const beats = setInterval(() => message.working(), beat)
+    const beats = setInterval(() => message.working(), heartbeat)
     try {
-      if (stage) await stored(() => rememberRecipient(db, stage, payload as Recipient))
-      if (draftOf) await report(draftOf(payload), message)
+      if (stage) await whenReachable(() => rememberRecipient(db, stage, payload as Recipient))
+      if (draftOf) await sendAndReport(draftOf(payload), message)
     } finally {
       clearInterval(beats)
     }
   }
 
-  async function report(draft: Draft, message: Message) {
+  async function sendAndReport(draft: Draft, message: Message) {
     const { kind, userId } = draft
     try {
       const result = await send(draft, message)

@@ -30,13 +30,13 @@ interface MailerOptions {
   log: Logger
 }
 
-/** Milliseconds without a word of the server after which it is given up. */
-const silence = 20_000
+/** Milliseconds of silence after which the server is given up. */
+const socketTimeout = 20_000
 /**
- * Where it has all of a mail: content filters take their time, and who hangs up meanwhile sends again what the server has.
- * RFC 5321 (4.5.3.2.6) asks for 10 minutes; each mail keeps one of our connections for as long.
+ * As many, once the server has all of a mail: content filters take their time, and a client that hangs up meanwhile sends
+ * again what the server has already. RFC 5321 (4.5.3.2.6) asks for 10 minutes; each mail holds one of our connections.
  */
-const verdict = 5 * 60_000
+const dataTimeout = 5 * 60_000
 /** Connections at most, and so mails at once: 10 send as much as 20 (measured), and public servers allow about as many. */
 const connections = 10
 
@@ -49,8 +49,8 @@ export function openMailer({ c, stopping, log }: MailerOptions): Mailer {
     hostname: new URL(c.PUBLIC_URL).hostname,
     connections,
     connectTimeout: c.CONN_TIMEOUT,
-    silence,
-    verdict,
+    socketTimeout,
+    dataTimeout,
     stopping,
     log,
   })
@@ -69,7 +69,7 @@ export function openMailer({ c, stopping, log }: MailerOptions): Mailer {
       try {
         await smtp.send(envelope, raw)
       } catch (error) {
-        const fault = judge(error as SmtpError)
+        const fault = classify(error as SmtpError)
         if (fault instanceof ServerFault) gate.shut(error)
         throw fault
       }
@@ -85,7 +85,7 @@ export function openMailer({ c, stopping, log }: MailerOptions): Mailer {
  * 421 closes the connection, 4.3.z (RFC 3463) speaks of the mail system, 530 535 538 of our credentials, and so does 454, by
  * which Amazon SES says too that a day's quota is used up.
  */
-function judge(error: SmtpError): Error {
+function classify(error: SmtpError): Error {
   const { code = '', command, responseCode = 0, response = '' } = error
   const aboutMail = code === 'EENVELOPE' || code === 'EMESSAGE'
   const reason = `the mail server said: ${response || error.message}`.replace(/\s+/g, ' ').slice(0, 300)

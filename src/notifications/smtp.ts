@@ -30,11 +30,11 @@ interface PoolOptions {
   connections: number
   /** Milliseconds to connect. */
   connectTimeout: number
-  /** Milliseconds of silence after which the server is given up; the greeting comes within them. */
-  silence: number
-  /** As many, where the server has all of a mail and has not said yet whether it takes it. */
-  verdict: number
-  /** From then on the verdict is waited for no longer than any other word. */
+  /** Milliseconds of silence after which the server is given up; the greeting must come within them. */
+  socketTimeout: number
+  /** Milliseconds that the reply to the data of a mail may take. */
+  dataTimeout: number
+  /** Once aborted, that reply gets no longer than any other. */
   stopping: AbortSignal
   log: Logger
 }
@@ -44,7 +44,7 @@ interface PoolOptions {
  * processor time a mail, and hide a fault behind retries; here every fault reaches the mail that met it, at once.
  */
 export function openSmtp(o: PoolOptions): SmtpPool {
-  const { url, ca, hostname, connections, connectTimeout, silence, verdict, stopping, log } = o
+  const { url, ca, hostname, connections, connectTimeout, socketTimeout, dataTimeout, stopping, log } = o
   const server = new URL(url)
   const auth = server.username
     ? { user: decodeURIComponent(server.username), pass: decodeURIComponent(server.password) }
@@ -59,10 +59,10 @@ export function openSmtp(o: PoolOptions): SmtpPool {
     tls: ca ? { ca } : undefined,
     name: hostname,
     // Of all up to the greeting, before which some servers pause to see who talks too early.
-    connectionTimeout: silence,
-    greetingTimeout: silence,
+    connectionTimeout: socketTimeout,
+    greetingTimeout: socketTimeout,
     dnsTimeout: connectTimeout,
-    socketTimeout: silence,
+    socketTimeout,
   }
   const idle: SMTPConnection[] = []
   const sending = limiter(connections)
@@ -115,17 +115,17 @@ export function openSmtp(o: PoolOptions): SmtpPool {
       })
     })
   const transmit = async (connection: SMTPConnection, envelope: { from: string; to: string[] }, message: Buffer) => {
-    let askedAt = Number.POSITIVE_INFINITY
-    // The client has no setting of it.
-    const bear = (ms: number) => {
+    let dataSentAt = Number.POSITIVE_INFINITY
+    // The client has one timeout for all replies.
+    const allowSilence = (ms: number) => {
       if (connection._socket) connection._socket.setTimeout(ms)
     }
-    const hurry = () => bear(silence)
+    const hurry = () => allowSilence(socketTimeout)
     const data = new Readable({
       // Called once the server wants the data.
       read() {
-        askedAt = performance.now()
-        if (!stopping.aborted) bear(verdict)
+        dataSentAt = performance.now()
+        if (!stopping.aborted) allowSilence(dataTimeout)
         this.push(message)
         this.push(null)
       },
@@ -135,14 +135,14 @@ export function openSmtp(o: PoolOptions): SmtpPool {
       await ask(connection, (done) => connection.send({ ...envelope, size: message.length }, data, done))
     } catch (error) {
       const { code, responseCode } = error as SmtpError
-      const waited = performance.now() - askedAt
-      // Or cut off late, by something on the way that bears less silence: a server that ends does so at once.
-      if (waited >= 0 && (code === 'ETIMEDOUT' || (waited > silence && !responseCode)))
+      const waited = performance.now() - dataSentAt
+      // Or cut off late, by something on the way that allows less silence: a server that ends does so at once.
+      if (waited >= 0 && (code === 'ETIMEDOUT' || (waited > socketTimeout && !responseCode)))
         (error as SmtpError).unanswered = true
       throw error
     } finally {
       stopping.removeEventListener('abort', hurry)
-      bear(silence)
+      allowSilence(socketTimeout)
     }
   }
   const reset = (connection: SMTPConnection) =>

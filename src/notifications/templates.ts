@@ -15,8 +15,8 @@ export interface Texts {
   has(key: string): boolean
 }
 
-/** What differs from mail to mail stays as it is, for `fill`. */
-const later = Object.fromEntries(['name', 'number', 'since', 'mails'].map((name) => [name, `{{${name}}}`]))
+/** Placeholders that differ from mail to mail stand for themselves, so that `fill` finds them. */
+const placeholders = Object.fromEntries(['name', 'number', 'since', 'mails'].map((name) => [name, `{{${name}}}`]))
 
 /** The texts of each language; what a language lacks comes in English. */
 export async function openTexts(shop: string): Promise<Record<Language, Texts>> {
@@ -28,7 +28,7 @@ export async function openTexts(shop: string): Promise<Record<Language, Texts>> 
     fallbackLng: fallback,
     supportedLngs: languages,
     resources: Object.fromEntries(languages.map((language) => [language, { translation: read(language) }])),
-    interpolation: { escapeValue: false, defaultVariables: { shop, ...later } },
+    interpolation: { escapeValue: false, defaultVariables: { shop, ...placeholders } },
     showSupportNotice: false,
   })
   const textsOf = (language: Language): Texts => {

@@ -207,9 +207,9 @@ test.serial(
   },
 )
 
-for (const [what, bears, code] of [
-  ['never answers a mail that it has', { silence: 20_000, verdict: 500 }, 'ETIMEDOUT'],
-  ['is cut off late, before it answers a mail that it has', { silence: 500, verdict: 20_000 }, 'ECONNECTION'],
+for (const [what, timeouts, code] of [
+  ['never answers a mail that it has', { socketTimeout: 20_000, dataTimeout: 500 }, 'ETIMEDOUT'],
+  ['is cut off late, before it answers a mail that it has', { socketTimeout: 500, dataTimeout: 20_000 }, 'ECONNECTION'],
 ] as const)
   test.serial(`a mail server that ${what} → the mail is told from a server away`, async (t) => {
     await using smtp = openSmtp({
@@ -217,7 +217,7 @@ for (const [what, bears, code] of [
       hostname: 'shop.example.org',
       connections: 1,
       connectTimeout: 3000,
-      ...bears,
+      ...timeouts,
       stopping: new AbortController().signal,
       log: openLog('silent', {}),
     })
