@@ -8,7 +8,7 @@ interface Command {
   run(...args: (string | undefined)[]): Promise<void>
 }
 
-/** What an operator does by command; each reads the settings of the role whose work it is. */
+/** What an operator does by command. Each reads the settings of the role whose work it does. */
 const commands: Record<string, Command> = {
   admin: {
     help: 'admin EMAIL      make the account an admin',
@@ -50,6 +50,7 @@ const commands: Record<string, Command> = {
   },
 }
 
+/** Prints each route with who may call it. */
 async function printPolicy() {
   const { table } = await import('./table.ts')
   const rows = (await table()).filter((row) => !row.internal)
@@ -90,9 +91,9 @@ async function writeRoutes() {
 if (import.meta.main) {
   const [name = '', ...args] = process.argv.slice(2)
   process.stdout.on('error', ({ code, syscall }: NodeJS.ErrnoException) => {
-    // The fault of what was to be written ends it too, and is told by the command.
+    // A pipeline ends standard output with the fault of its source too, which the command reports itself.
     if (syscall !== 'write') return
-    // A reader that has seen enough, such as `head`, is no fault, but for what must be whole.
+    // A reader that has seen enough, such as `head`, is no fault, except of what must be whole.
     if (code === 'EPIPE' && !name.endsWith('export')) process.exit(0)
     process.stderr.write(`${name}: standard output cannot be written (${code})\n`)
     process.exit(1)
@@ -106,7 +107,7 @@ if (import.meta.main) {
     await command.run(...args)
   } catch (error) {
     const { SECRETS_DIR } = process.env
-    // Here, since most commands need no database and none needs it before.
+    // Loaded only now, since most commands need no database.
     const { outOfReach } = await import('./platform/db.ts')
     const { name: kind, message } = error as Error
     if (kind === 'NatsError') {

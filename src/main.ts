@@ -5,15 +5,15 @@ import { openLog } from './platform/log.ts'
 import { roles } from './roles.ts'
 
 enableCompileCache()
-// Left alone, V8 lets a heap of 25 MB grow to a multiple before it collects, since the machine has more: four loaded roles
-// held 890 MB, and hold 390 MB with this and the environment of the image (shared pages once).
+// Without this, V8 lets a heap of 25 MB grow to a multiple before it collects, since the machine has more memory: four loaded
+// roles held 890 MB, and hold 390 MB with this and the environment of the image (shared pages counted once).
 setFlagsFromString('--heap-growing-percent=20')
-// Else the helper thread frees what its compiler used (Maglev, the middle one) only after the whole queue of functions to
-// compile: 20 MB a role by the time its first load is compiled, which malloc then keeps.
+// Without this, the helper thread frees the memory of Maglev (V8's middle compiler) only after the whole queue of functions
+// is compiled: 20 MB a role by the time its first load is compiled, which malloc then keeps.
 setFlagsFromString('--no-maglev-destroy-on-background')
-// Else V8 may decide in the first seconds of a load, when requests wait long, that what some places in the code make lives
-// long, and put it among the old objects from then on, where it holds its whole request until the next full collection:
-// one start in six was a third slower for good.
+// Without this, V8 may decide in the first seconds of a load, when requests wait long, that the objects of some places in
+// the code live long, and allocate them among the old ones from then on. There each holds its whole request until the next
+// full collection: one start in six was a third slower for good.
 setFlagsFromString('--no-allocation-site-pretenuring')
 
 const [command] = process.argv.slice(2)

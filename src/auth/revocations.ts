@@ -69,7 +69,8 @@ export function openRevocations({ db, bus, log }: { db: Db; bus: Bus; log: Logge
     },
     async ready() {
       if (!loaded) await Promise.race([first.promise, pause(2000, undefined, { ref: false })])
-      if (!loaded) throw problem.unavailable('Which sessions are revoked cannot be read at the moment.')
+      if (!loaded)
+        throw problem.unavailable('The revoked sessions cannot be read at the moment; try again in a moment.')
     },
     async [Symbol.asyncDispose]() {
       closed = true

@@ -14,9 +14,10 @@ export interface Deps {
 
 /** The room's part of the route table; what it is given is used only when a handler runs. */
 export const routes = ({ db, composer }: Deps): Route[] => {
+  /** What a link of a mail would end; throws 404 where there is no such link. */
   const find = async (token: string) => {
     const link = await linkOf(db, token)
-    if (!link) throw problem.notFound('mail that the link could end:', token)
+    if (!link) throw problem.notFound('unsubscribe link', token)
     return link
   }
   return [

@@ -33,7 +33,7 @@ export async function placeOrder(db: Db, user: User, key: string, input: NewOrde
 function refusal(error: unknown) {
   if (hasState(error, 'BO001')) {
     const lines = JSON.parse(error.detail ?? '[]')
-    return problem.conflict('out_of_stock', 'Some lines cannot be had in the quantity asked for.', { lines })
+    return problem.conflict('out_of_stock', 'Some lines are not available in the quantity asked for.', { lines })
   }
   if (hasState(error, 'BO002'))
     return problem.conflict(

@@ -7,7 +7,7 @@ const block = 512
 const padding = (size: number) => (block - (size % block)) % block
 const types: Record<string, string> = { webp: 'image/webp' }
 
-/** Writes every object as a tar (ustar), in order of key, and says how many they were; those that go meanwhile are left out. */
+/** Writes every object as a tar (ustar), in order of key; returns how many. Those that are removed meanwhile are left out. */
 export async function writeArchive(objects: Objects, out: Writable): Promise<number> {
   const keys: string[] = []
   for await (const key of objects.list()) keys.push(key)
@@ -29,15 +29,15 @@ export async function writeArchive(objects: Objects, out: Writable): Promise<num
   return count
 }
 
-/** Puts every object of such a tar, and says how many they were. Throws where the tar is not whole. */
+/** Puts every object of such a tar; returns how many. Throws where the tar is not whole. */
 export async function readArchive(objects: Objects, from: Readable): Promise<number> {
-  const take = taker(from)
+  const read = byteReader(from)
   for (let count = 0; ; count++) {
-    const head = await take(block)
+    const head = await read(block)
     if (head.every((byte) => byte === 0)) return count
     const { key, size } = parse(head)
-    const bytes = await take(size)
-    await take(padding(size))
+    const bytes = await read(size)
+    await read(padding(size))
     const known = await objects.stat(key)
     if (known?.size === size) continue
     await objects.put(key, bytes, types[key.split('.').at(-1) ?? ''] ?? 'application/octet-stream')
@@ -59,7 +59,7 @@ function header(key: string, size: number) {
   return head
 }
 
-/** Of a header whose own checksum counts as eight spaces. */
+/** The checksum of a header, in which the checksum itself counts as eight spaces. */
 const checksum = (head: Buffer) =>
   head.reduce((sum, byte, place) => sum + (place >= 148 && place < 156 ? 0x20 : byte), 0)
 
@@ -71,17 +71,17 @@ function parse(head: Buffer) {
 }
 
 /** Reads exactly as many bytes as asked for. */
-function taker(from: Readable) {
+function byteReader(from: Readable) {
   const chunks = from[Symbol.asyncIterator]()
   let rest = Buffer.alloc(0)
   return async (size: number) => {
     const parts = [rest]
-    let there = rest.length
-    while (there < size) {
+    let length = rest.length
+    while (length < size) {
       const { value, done } = await chunks.next()
       if (done) throw new Error('the archive of objects ends in the middle')
       parts.push(value)
-      there += value.length
+      length += value.length
     }
     const all = Buffer.concat(parts)
     rest = all.subarray(size)

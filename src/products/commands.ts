@@ -55,7 +55,7 @@ export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv
     process.stdout.write(`${summary(counts)}\n`)
     if (counts.refused > 0) process.exitCode = 1
   } catch (error) {
-    const why = fault(error)
+    const why = whyStopped(error)
     if (!why) throw error
     process.stderr.write(`${clear}${file}: ${why}\n`)
     process.exitCode = 1
@@ -93,7 +93,8 @@ export async function runExport(file: string | undefined, env: NodeJS.ProcessEnv
   }
 }
 
-function fault(error: unknown) {
+/** What stopped an import, in words; undefined where that is a fault of ours. */
+function whyStopped(error: unknown) {
   const { code, message } = error as NodeJS.ErrnoException
   if (error instanceof UnreadableFile) return `${message}; the lines before are imported`
   if (/^(ENOENT|EACCES|EISDIR)$/.test(code ?? '')) return `the file cannot be read (${code})`
@@ -124,13 +125,13 @@ export async function runSeed(env: NodeJS.ProcessEnv) {
 
 /** Gives the example products that have no image the one that is drawn for them. */
 async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
-  const bare = new Set(
+  const withoutImage = new Set(
     await skusWithoutImage(
       db.knex,
       catalogue().map(({ sku }) => sku),
     ),
   )
-  if (bare.size === 0) return
+  if (withoutImage.size === 0) return
   const c = config('products', env)
   using objects = openObjects(c)
   const images = openPictures({
@@ -143,7 +144,7 @@ async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
   })
   const drawings = [
     ...Map.groupBy(
-      catalogue().filter(({ sku }) => bare.has(sku)),
+      catalogue().filter(({ sku }) => withoutImage.has(sku)),
       drawingOf,
     ),
   ]
@@ -154,7 +155,7 @@ async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
     })
     await addImages(db.knex, (await Promise.all(done)).flat())
   }
-  process.stdout.write(`${number(bare.size)} with a picture now\n`)
+  process.stdout.write(`${number(withoutImage.size)} with a picture now\n`)
 }
 
 function openCatalogue(env: NodeJS.ProcessEnv) {
@@ -185,6 +186,7 @@ export async function exportObjects(env: NodeJS.ProcessEnv) {
   process.stderr.write(`${await writeArchive(objects, process.stdout)} objects\n`)
 }
 
+/** Puts the pictures of such a tar from standard input; one that is there in the same size stays. */
 export async function importObjects(env: NodeJS.ProcessEnv) {
   using objects = openObjects(config('products', env))
   process.stderr.write(`${await readArchive(objects, process.stdin)} objects\n`)

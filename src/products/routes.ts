@@ -20,8 +20,8 @@ import {
   versionOf,
 } from './store.ts'
 
-/** A client that escapes to ASCII makes 12 bytes of a character: 124,000 of the longest facts. */
-const escaped = 128 * 1024
+/** Bytes of the longest facts of a product: a client that escapes to ASCII makes up to 12 of a character, 124,000 in all. */
+const longestFacts = 128 * 1024
 
 /** The room's part of the route table; `deps` is used only when a handler runs. */
 export const routes = (deps: Deps): Route[] => [
@@ -60,13 +60,13 @@ export const routes = (deps: Deps): Route[] => [
     access: 'product:write',
     summary: 'Add a product, with its first stock.',
     body: NewProduct,
-    bodyLimit: escaped,
+    bodyLimit: longestFacts,
     sends: ['ETag', 'Location'],
     answers: { 201: Product },
     problems: ['409 sku_taken'],
     async handle({ ctx, body }) {
       const id = newId()
-      const product = await unlessTaken(body.sku, () => addProduct(deps.db.knex, id, body))
+      const product = await unlessSkuTaken(body.sku, () => addProduct(deps.db.knex, id, body))
       ctx.set({ ETag: etag(product.version), Location: `/product/${id}` })
       return product.item
     },
@@ -105,15 +105,15 @@ export const routes = (deps: Deps): Route[] => [
     summary: 'Replace all facts of a product. Its stock has a route of its own.',
     params: Id,
     body: ProductFacts,
-    bodyLimit: escaped,
+    bodyLimit: longestFacts,
     headers: ['If-Match!'],
     sends: ['ETag'],
     answers: { 200: Product },
     problems: ['409 sku_taken', '412 stale', '428 precondition_required'],
     async handle({ ctx, params, body }) {
       const versions = expectedVersions(ctx)
-      const product = await unlessTaken(body.sku, () => replaceProduct(deps.db.knex, params.id, versions, body))
-      if (!product) throw await missed(deps.db, params.id)
+      const product = await unlessSkuTaken(body.sku, () => replaceProduct(deps.db.knex, params.id, versions, body))
+      if (!product) throw await notWritten(deps.db, params.id)
       ctx.set('ETag', etag(product.version))
       return product.item
     },
@@ -129,7 +129,7 @@ export const routes = (deps: Deps): Route[] => [
     answers: { 204: null },
     problems: ['412 stale', '428 precondition_required'],
     async handle({ ctx, params }) {
-      if (!(await removeProduct(deps, params.id, expectedVersions(ctx)))) throw await missed(deps.db, params.id)
+      if (!(await removeProduct(deps, params.id, expectedVersions(ctx)))) throw await notWritten(deps.db, params.id)
     },
   }),
 
@@ -150,9 +150,10 @@ export const routes = (deps: Deps): Route[] => [
       const versions = expectedVersions(ctx)
       // Asked before the body is read, and once more by the write.
       const current = await versionOf(deps.db.knex, id)
-      if (current === undefined || (versions !== '*' && !versions.includes(current))) throw await missed(deps.db, id)
+      if (current === undefined || (versions !== '*' && !versions.includes(current)))
+        throw await notWritten(deps.db, id)
       const product = await changeImage(deps, id, versions, await deps.images.take(ctx))
-      if (!product) throw await missed(deps.db, id)
+      if (!product) throw await notWritten(deps.db, id)
       ctx.set('ETag', etag(product.version))
       return product.item
     },
@@ -170,7 +171,7 @@ export const routes = (deps: Deps): Route[] => [
     problems: ['412 stale', '428 precondition_required'],
     async handle({ ctx, params: { id } }) {
       const product = await changeImage(deps, id, expectedVersions(ctx), null)
-      if (!product) throw await missed(deps.db, id)
+      if (!product) throw await notWritten(deps.db, id)
       ctx.set('ETag', etag(product.version))
     },
   }),
@@ -208,7 +209,7 @@ export const routes = (deps: Deps): Route[] => [
       if (available === undefined) throw problem.notFound('product', id)
       throw problem.conflict(
         'stock_out_of_range',
-        `There are ${available}; this change would leave what stock can be.`,
+        `There are ${available}; the change would take the stock out of its range of 0 to 1,000,000,000.`,
         {
           available,
         },
@@ -217,15 +218,16 @@ export const routes = (deps: Deps): Route[] => [
   }),
 ]
 
+/** The versions of If-Match; throws 428 without that header. */
 function expectedVersions(ctx: Context) {
   const header = ctx.get('If-Match')
   if (!header)
-    throw problem.preconditionRequired('Say in If-Match which version this is about: the ETag of a GET, or *.')
+    throw problem.preconditionRequired('Send If-Match with the version that is meant: the ETag of a GET, or *.')
   return versionsIn(header)
 }
 
-/** Why a conditional write found nothing to write. */
-async function missed(db: Db, id: string) {
+/** The problem of a conditional write that found nothing to write: 404, or 412 for another version. */
+async function notWritten(db: Db, id: string) {
   const version = await versionOf(db.knex, id)
   return version === undefined
     ? problem.notFound('product', id)
@@ -233,7 +235,7 @@ async function missed(db: Db, id: string) {
 }
 
 /** Writes the facts of a product. Tried again, since an import that notes the same new words in another order may deadlock. */
-async function unlessTaken<T>(sku: string, write: () => Promise<T>): Promise<T> {
+async function unlessSkuTaken<T>(sku: string, write: () => Promise<T>): Promise<T> {
   try {
     return await retryConflicts(write)
   } catch (error) {
