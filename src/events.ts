@@ -43,6 +43,7 @@ const pictureChange = {
   at: z.iso.datetime(),
 }
 
+/** The payload of each subject. */
 export const events = {
   'msg.user.registered': z.object({ ...recipient, timeZone: z.string(), token: z.string(), code: z.string() }),
   'msg.user.register_repeated': z.object(recipient),
@@ -75,6 +76,7 @@ export const events = {
 export type Subject = keyof typeof events
 export type Payload<S extends Subject> = z.output<(typeof events)[S]>
 
+/** The stream that holds the events of all roles. */
 export const stream = 'messages'
 
 const patient = { ackWaitSeconds: 30, maxDeliver: -1, maxAckPending: 50_000 } as const

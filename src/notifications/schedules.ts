@@ -7,6 +7,7 @@ import { sendDigests } from './digests.ts'
 import type { Mailer } from './mailer.ts'
 import {
   abandonedSlots,
+  announceUnused,
   askFeedback,
   expireOrders,
   purgeAudit,
@@ -17,7 +18,6 @@ import {
   purgeRuns,
   remindCarts,
   remindUnpaid,
-  tellUnused,
 } from './store.ts'
 
 /** What the work of a job may need. */
@@ -61,6 +61,7 @@ async function inTurn<T>(works: (() => Promise<T>)[]): Promise<T[]> {
   return results
 }
 
+/** Every scheduled job. */
 export const jobs: Job[] = [
   { name: 'expire-orders', pattern: '* * * * *', run: untilNone('orders', expireOrders) },
   { name: 'remind-unpaid', pattern: '* * * * *', run: untilNone('orders', remindUnpaid) },
@@ -79,7 +80,7 @@ export const jobs: Job[] = [
         untilNone('keys', purgeKeys),
         untilNone('mails', purgeMails),
         async ({ db }) => ({ digests: await purgeDigests(db) }),
-        async ({ db }) => ({ objects: await tellUnused(db) }),
+        async ({ db }) => ({ objects: await announceUnused(db) }),
       ]
       // One that fails keeps none of the others from its work.
       const done = await inTurn(steps.map((step) => () => step(tools)))

@@ -137,6 +137,7 @@ export async function claimRun(db: Db, job: string, slot: Date, owner: string, l
   return rowCount === 1
 }
 
+/** Keeps a claimed run for `leaseMs` more. */
 export const prolongRun = (db: Db, job: string, slot: Date, owner: string, leaseMs: number) =>
   db.knex.raw(
     `update notifications.cron_run set lease_until = now() + :lease * interval '1 millisecond'
@@ -175,7 +176,7 @@ export const purgeRuns = (db: Db, job: string, before: Date) =>
     before,
   ])
 
-/** A job of another schema's, which does up to `batch` of its rows and says how many those were. */
+/** Runs a job of another schema, which changes up to `batch` of its rows and returns how many. */
 const job = (name: string) => async (db: Db, batch: number) => {
   const { rows } = await db.knex.raw(`select ${name}(batch => ?) as done`, [batch])
   return rows[0].done as number
@@ -225,14 +226,14 @@ export async function purgeMails(db: Db, batch: number) {
   return rowCount as number
 }
 
-/** Forgets digests, of which there are few; how many. */
+/** Forgets digests older than 40 days, of which there are few; returns how many. */
 export async function purgeDigests(db: Db) {
   const { rowCount } = await db.knex.raw(`delete from notifications.digest where until < now() - interval '40 days'`)
   return rowCount as number
 }
 
-/** Has files removed that nothing refers to; how many. */
-export async function tellUnused(db: Db) {
+/** Announces files that nothing refers to, so that their roles remove them; returns how many. */
+export async function announceUnused(db: Db) {
   let objects = 0
   for (const schema of ['auth', 'products'])
     for (let past: string | null = ''; past !== null; ) {
@@ -272,6 +273,7 @@ export async function preferencesOf(db: Db, userId: string): Promise<Preferences
   return Object.fromEntries(topics.map((topic) => [topic, said.get(topic) ?? true])) as Preferences
 }
 
+/** Sets all topics of a user; what stays as it was keeps its time of change. */
 export const setPreferences = (db: Db, userId: string, preferences: Preferences) =>
   db.knex.raw(
     `insert into notifications.subscription as known (user_id, topic, wanted)

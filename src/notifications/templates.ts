@@ -5,6 +5,7 @@ import i18next from 'i18next'
 
 const languages = ['en', 'de', 'hi'] as const
 export type Language = (typeof languages)[number]
+/** The language of who has none, or one without texts. */
 export const fallback: Language = 'en'
 
 export interface Texts {

@@ -26,6 +26,7 @@ export const FileHash = z.object({
     .regex(/^[0-9a-f]{64}$/)
     .meta({ examples: ['0123456789abcdef'.repeat(4)] }),
 })
+/** The two files of a picture as the API shows them. */
 export const PictureLinks = z.object({ large: z.string(), small: z.string() }).meta({
   description: 'Paths of the picture in two sizes, WebP; what a path shows never changes.',
   examples: [{ large: `/image/${'0123456789abcdef'.repeat(4)}`, small: `/image/${'fedcba9876543210'.repeat(4)}` }],
@@ -111,17 +112,18 @@ export function openPictures({ db, schema, objects, name, sizes, log }: Options)
 
     async send(ctx, hash) {
       const tag = `"${hash}"`
+      const key = keyOf(hash)
       const known = ctx
         .get('If-None-Match')
         .split(',')
         .map((one) => one.trim())
       // Who says the tag has the file, which never changes: the store is not asked, nor need it be there.
-      const isKnown =
+      const isFresh =
         known.includes(tag) ||
         known.includes(`W/${tag}`) ||
-        (known.includes('*') && (await objects.stat(keyOf(hash))) !== undefined)
-      const found = isKnown ? undefined : await find(ctx, tag, keyOf(hash))
-      if (!isKnown && !found) throw problem.notFound(name, hash)
+        (known.includes('*') && (await objects.stat(key)) !== undefined)
+      const found = isFresh ? undefined : await find(ctx, tag, key)
+      if (!isFresh && !found) throw problem.notFound(name, hash)
       ctx.set({
         ETag: tag,
         'Cache-Control': 'public, max-age=31536000, immutable',
@@ -159,13 +161,14 @@ export function openPictures({ db, schema, objects, name, sizes, log }: Options)
     },
   }
 
+  /** The file, or the range of it that is asked for; of a HEAD its size alone. Undefined where there is no such file. */
   async function find(ctx: Context, tag: string, key: string) {
-    const asked = ctx.get('Range')
-    const isRanged = asked !== '' && ctx.method === 'GET' && ['', tag].includes(ctx.get('If-Range'))
+    const header = ctx.get('Range')
+    const isRanged = header !== '' && ctx.method === 'GET' && ['', tag].includes(ctx.get('If-Range'))
     if (ctx.method === 'HEAD' || isRanged) {
       const known = await objects.stat(key)
       if (!known) return undefined
-      const range = isRanged ? readRange(asked, known.size) : undefined
+      const range = isRanged ? readRange(header, known.size) : undefined
       if (range) {
         const part = await objects.get(key, range)
         return part && { ...part, range: `${range.start}-${range.end}/${known.size}` }

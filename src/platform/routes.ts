@@ -3,12 +3,14 @@ import { z } from 'zod'
 import type { Role } from './config.ts'
 import type { User } from './identity.ts'
 
+/** What each role of a user permits. */
 export const permissions = {
   customer: [],
   staff: ['product:write', 'order:manage'],
   admin: ['product:write', 'order:manage', 'user:manage', 'audit:read'],
 } as const satisfies Record<string, readonly string[]>
 export type UserRole = keyof typeof permissions
+/** The roles that a user may have. */
 export const userRoles = Object.keys(permissions) as UserRole[]
 export type Permission = (typeof permissions)[UserRole][number]
 

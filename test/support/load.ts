@@ -42,6 +42,7 @@ export async function signIn(url: string, buyer: Pick<Buyer, 'email' | 'password
   return { token: tokens.accessToken as string, refreshToken: tokens.refreshToken as string }
 }
 
+/** A customer who is registered, verified and signed in. */
 export async function newBuyer(url: string, inboxUrl: string): Promise<Buyer> {
   const email = `buyer-${randomBytes(5).toString('hex')}@example.org`
   const password = `pass ${randomBytes(8).toString('hex')}`

@@ -20,5 +20,6 @@ export function countResults(report: string): Results {
   }
 }
 
+/** The counts on one line: `140 passed, 0 failed`. */
 export const line = ({ passed, failed, skipped }: Results) =>
   `${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ''}`
