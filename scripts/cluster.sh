@@ -2,11 +2,11 @@
 # TARGET=cluster: the shop in NAMESPACE (bodega) of the cluster of kubectl's context, however it was put there. What
 # parts.sh has for Compose, by labels and by the pod templates of the shop itself.
 command -v kubectl >/dev/null || die "kubectl is not installed" "next: kubernetes.io/docs/tasks/tools, then run this again"
-space=${NAMESPACE:-bodega}
-k() { kubectl --namespace "$space" "$@"; }
+namespace=${NAMESPACE:-bodega}
+k() { kubectl --namespace "$namespace" "$@"; }
 part() { printf 'app.kubernetes.io/part-of=bodega,app.kubernetes.io/component in (%s)' "$1"; }
 deployments=$(part "$(printf '%s,' "${roles[@]}")edge")
-[ -n "$(k get deployments -l "$deployments" -o name)" ] || die "there is no shop in the namespace $space of context $(kubectl config current-context 2>/dev/null)" \
+[ -n "$(k get deployments -l "$deployments" -o name)" ] || die "there is no shop in the namespace $namespace of context $(kubectl config current-context 2>/dev/null)" \
   "next: NAMESPACE=…, or kubectl config use-context …"
 
 # The newest Job of migrate, whose settings and secrets reach the database and the bus; nothing where there is none.
@@ -58,7 +58,7 @@ spec:
 " | k create -f - >/dev/null
   k wait --for=jsonpath='{.status.phase}'=Running "pod/$name" --timeout=120s >/dev/null 2>&1 ||
     die "the pod $name does not run after 120 s: $(k get pod "$name" -o 'jsonpath={.status.conditions[?(@.type=="PodScheduled")].message} {.status.containerStatuses[0].state.waiting.message}')" \
-      "next: kubectl --namespace $space get events" ${4:+"or, where the cluster cannot pull $4: the same with POSTGRES_IMAGE=registry.example.org/postgres:18"}
+      "next: kubectl --namespace $namespace get events" ${4:+"or, where the cluster cannot pull $4: the same with POSTGRES_IMAGE=registry.example.org/postgres:18"}
 }
 finish() { [ ${#workers[@]} -eq 0 ] || k delete pod "${workers[@]}" --ignore-not-found --wait=false >/dev/null; }
 
@@ -66,7 +66,7 @@ prepare() {
   local image migrate
   image=${POSTGRES_IMAGE:-$(k get statefulsets -l "$(part postgres)" -o 'jsonpath={.items[*].spec.template.spec.containers[0].image}')}
   migrate=$(migrate_job)
-  [ -n "$migrate" ] || die "there is no migrate Job in $space, whose settings reach the database" "next: apply the shop again"
+  [ -n "$migrate" ] || die "there is no migrate Job in $namespace, whose settings reach the database" "next: apply the shop again"
   worker bodega-database "$migrate" migrate "${image:-postgres:18}"
   worker bodega-pictures "$(k get deployments -l "$(part products)" -o name)" products
 }
@@ -77,7 +77,7 @@ start_servers() {
   local object objects
   objects=$(k get statefulsets -l "$(part postgres,nats,objectstore)" -o name)
   for object in $objects; do
-    k rollout status "$object" --timeout=2m >/dev/null || die "$object is not ready" "next: kubectl --namespace $space describe $object"
+    k rollout status "$object" --timeout=2m >/dev/null || die "$object is not ready" "next: kubectl --namespace $namespace describe $object"
   done
 }
 # The Job of migrate has run before there was what came back, which may be older, and has the grants of no database.
@@ -107,10 +107,10 @@ start_shop() {
   scale_up "$(grep '^edge ' <<<"$replicas")" || code=1
   return "$code"
 }
-hint_logs="kubectl --namespace $space get pods"
+hint_logs="kubectl --namespace $namespace get pods"
 after_failure() {
   local how='and runs'
   start_shop || how="and does not become ready. next: $hint_logs"
   printf '%s\n' "  The shop has the data from before, $how" >&2
 }
-hint_empty="in another namespace; or forget what is here, with its volumes: kubectl delete -k … and kubectl --namespace $space delete pvc --all"
+hint_empty="in another namespace; or forget what is here, with its volumes: kubectl delete -k … and kubectl --namespace $namespace delete pvc --all"

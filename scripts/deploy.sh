@@ -2,22 +2,22 @@
 # deploy.sh ENV [NAMESPACE] [OVERLAY]: brings an overlay of kustomize/overlays into the namespace, and waits until it runs.
 . "$(dirname "$0")/kube.sh"
 env=$1
-space=${2:-bodega}
+namespace=${2:-bodega}
 overlay=${3:-$env}
 dir=kustomize/overlays/$overlay
 [ -f "$dir/kustomization.yaml" ] || die "there is no $dir" \
   "next: make deploy ENV=$env OVERLAY=… with one of: $(cd kustomize/overlays && printf '%s ' */ | tr -d /)"
-k() { kubectl --namespace "$space" "$@"; }
+k() { kubectl --namespace "$namespace" "$@"; }
 
 # What it needs, before anything is changed.
-for what in "namespace $space" "secret bodega"; do
+for what in "namespace $namespace" "secret bodega"; do
   # shellcheck disable=SC2086 # two words
   error=$(k get $what 2>&1 >/dev/null) && continue
   [[ $error == *NotFound* ]] || die "the $what cannot be read" "kubectl says: $error" "next: ask for the right to get it"
-  die "there is no $what in context $context" "next: make secrets-apply ENV=$env NAMESPACE=$space"
+  die "there is no $what in context $context" "next: make secrets-apply ENV=$env NAMESPACE=$namespace"
 done
 was=$(k get secret bodega -o 'go-template={{with .metadata.annotations}}{{or (index . "bodega.environment") ""}}{{end}}')
-[ "${was:-$env}" = "$env" ] || [ "${ANYWAY:-}" = yes ] || die "the Secret bodega in $space of context $context is that of $was, and not of $env" \
+[ "${was:-$env}" = "$env" ] || [ "${ANYWAY:-}" = yes ] || die "the Secret bodega in $namespace of context $context is that of $was, and not of $env" \
   "next: make deploy ENV=$was; or ANYWAY=yes if that is meant"
 rendered=$(kubectl kustomize "$dir") || die "$dir cannot be rendered" "next: see kubectl's message above"
 if grep -q '^kind: PostgresCluster$' <<<"$rendered" && ! kubectl get --raw /apis/postgres-operator.crunchydata.com/v1 >/dev/null 2>&1; then
@@ -67,7 +67,7 @@ for component in migrate seed; do
   again+="$component runs again: $why"$'\n'
 done
 
-say "overlay $overlay into namespace $space of context $context"
+say "overlay $overlay into namespace $namespace of context $context"
 applied=$(k apply -k "$dir") || die "the cluster did not take all of it" "next: see kubectl's message above, then run this again"
 say "$(awk '{count[$2]++} END {for (what in count) printf "%s%d %s", sep, count[what], what, sep = ", "}' <<<"$applied")"
 [ -z "$again" ] || printf %s "$again"
@@ -75,7 +75,7 @@ say "$(awk '{count[$2]++} END {for (what in count) printf "%s%d %s", sep, count[
 seconds=${TIMEOUT:-600}
 left() { printf '%s' "$((seconds > SECONDS ? seconds - SECONDS : 1))s"; }
 stuck() {
-  die "$1 is not ready after $seconds s" "next: kubectl --namespace $space describe $1; kubectl --namespace $space get pods" \
+  die "$1 is not ready after $seconds s" "next: kubectl --namespace $namespace describe $1; kubectl --namespace $namespace get pods" \
     "then the same again; it goes on where it stopped (TIMEOUT=1200 for longer)"
 }
 count=0
@@ -93,7 +93,7 @@ while read -r component job; do
   until [ "$(k get job "$job" -o 'jsonpath={.status.conditions[?(@.type=="Complete")].status}')" = True ]; do
     [ "$(k get job "$job" -o 'jsonpath={.status.conditions[?(@.type=="Failed")].status}')" != True ] ||
       die "$component failed; the pods that ran before go on" "its last words: $(k logs "job/$job" --tail=1 2>/dev/null || true)" \
-        "next: kubectl --namespace $space logs job/$job; then the same again"
+        "next: kubectl --namespace $namespace logs job/$job; then the same again"
     [ "$SECONDS" -lt "$seconds" ] || stuck "job/$job"
     sleep 1
   done

@@ -5,7 +5,7 @@
 if [ "$target" = cluster ]; then
   . scripts/cluster.sh
   migrate=$(migrate_job)
-  [ -n "$migrate" ] || die "there is no migrate Job in $space, whose settings reach the bus" "next: apply the shop again"
+  [ -n "$migrate" ] || die "there is no migrate Job in $namespace, whose settings reach the bus" "next: apply the shop again"
   trap finish EXIT
   worker bodega-letters "$migrate" migrate
   k exec -i bodega-letters -- node /app/src/commands.ts dlq "$@"

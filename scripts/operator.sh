@@ -7,7 +7,7 @@
 version=6.0.3
 commit=0fbac3062d649b2b5fadde4e00f17bad250c0052
 source=https://github.com/CrunchyData/postgres-operator
-space=postgres-operator
+namespace=postgres-operator
 
 if ! found=$(kubectl get deployments --all-namespaces --field-selector metadata.name=pgo \
   -o 'go-template={{range .items}}{{.metadata.namespace}} {{or (index .metadata.labels "app.kubernetes.io/version") "unknown"}}{{"\n"}}{{end}}' 2>&1); then
@@ -15,9 +15,9 @@ if ! found=$(kubectl get deployments --all-namespaces --field-selector metadata.
 fi
 while read -r where which; do
   [ -n "$where" ] || continue
-  [ "$where" = "$space" ] || die "an operator runs already, in namespace $where (version $which)" \
+  [ "$where" = "$namespace" ] || die "an operator runs already, in namespace $where (version $which)" \
     "The shop needs PGO 6. Two operators would fight: upgrade that one as it was installed, or remove it, then run this again."
-  [ "$which" != "$version" ] || [ "$(kubectl --namespace "$space" get deployment pgo -o 'jsonpath={.status.readyReplicas}')" != 1 ] || {
+  [ "$which" != "$version" ] || [ "$(kubectl --namespace "$namespace" get deployment pgo -o 'jsonpath={.status.readyReplicas}')" != 1 ] || {
     say "PGO $version runs already in namespace $where of context $context: nothing to do"
     exit 0
   }
@@ -40,12 +40,12 @@ fi
 grep -qs "app.kubernetes.io/version: $version\$" "$tree/config/default/kustomization.yaml" || die "$tree is not the tree of PGO $version" \
   "Its config/default/kustomization.yaml should name that version." "next: git clone --branch v$version $source, and PGO_DIR=… with its path"
 
-say "PGO $version into namespace $space of context $context"
-kubectl apply -k "$tree/config/namespace" >/dev/null || die "the namespace $space cannot be made" "next: let an administrator of the cluster run this"
+say "PGO $version into namespace $namespace of context $context"
+kubectl apply -k "$tree/config/namespace" >/dev/null || die "the namespace $namespace cannot be made" "next: let an administrator of the cluster run this"
 # Server-side: the definition of a PostgresCluster is larger than the annotation of a client-side apply may be.
 kubectl kustomize "$tree/config/default" | sed "s#registry.developers.crunchydata.com#${registry%/}#" |
   kubectl apply --server-side -f - >/dev/null || die "the cluster did not take PGO" "next: see kubectl's message above, then run this again"
-kubectl --namespace "$space" rollout status deployment/pgo --timeout="${TIMEOUT:-300}s" >/dev/null 2>&1 || die "the operator does not run yet" \
-  "next: kubectl --namespace $space describe pods" \
+kubectl --namespace "$namespace" rollout status deployment/pgo --timeout="${TIMEOUT:-300}s" >/dev/null 2>&1 || die "the operator does not run yet" \
+  "next: kubectl --namespace $namespace describe pods" \
   "Where the cluster cannot pull its image: copy the images to your registry, then make operator PGO_REGISTRY=registry.example.org"
 say "PGO $version runs; next: make deploy ENV=prod, or helm install with pgo.enabled=true"

@@ -28,7 +28,7 @@ if [ "$target" = cluster ]; then
   environment=${ENV:-}
   [ -n "$environment" ] || die "which environment is the shop of the cluster?" "Backups are named, kept and refused by it." "next: the same with ENV=prod, or ENV=dev"
   . scripts/cluster.sh
-  shop=$space
+  shop=$namespace
 else
   environment=$(setting BODEGA_ENV dev)
   shop=$(setting COMPOSE_PROJECT_NAME bodega)

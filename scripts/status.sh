@@ -68,10 +68,10 @@ if [ "$target" = cluster ]; then
   # Each is asked in a pod of its own: no role may reach the figures of another.
   for role in "${roles[@]}"; do
     pod=$(k get pods -l "$(part "$role"),pod-template-hash" --field-selector=status.phase=Running -o name | awk 'NR == 1')
-    if [ -n "$pod" ]; then figures kubectl --namespace "$space" exec -i "$pod" -- node - "$role=127.0.0.1"; else say "outbox         no $role runs"; fi
+    if [ -n "$pod" ]; then figures kubectl --namespace "$namespace" exec -i "$pod" -- node - "$role=127.0.0.1"; else say "outbox         no $role runs"; fi
   done
   pod=$(k get pods -l "$(part postgres)" -o name | awk 'NR == 1')
-  [ -z "$pod" ] || database kubectl --namespace "$space" exec "$pod" --
+  [ -z "$pod" ] || database kubectl --namespace "$namespace" exec "$pod" --
 else
   compose_parts
   say

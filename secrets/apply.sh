@@ -3,7 +3,7 @@
 # restarts exactly what mounts a changed key. Plaintext goes through pipes only.
 . "$(dirname "$0")/lib.sh"
 environment "${1:-dev}"
-space=${2:-bodega}
+namespace=${2:-bodega}
 need sops openssl kubectl
 read_template
 [ -f "$sealed" ] || die "$sealed is missing" "next: make secrets ENV=$env UNPACK=no"
@@ -11,27 +11,27 @@ lock
 open_sealed "$sealed"
 
 find_cluster
-k() { kubectl --namespace "$space" "$@"; }
+k() { kubectl --namespace "$namespace" "$@"; }
 
-if ! error=$(kubectl get namespace "$space" 2>&1 >/dev/null); then
-  [[ $error == *NotFound* ]] || die "the namespace $space cannot be read" "kubectl says: $error" "next: ask for the right to get and create namespaces"
+if ! error=$(kubectl get namespace "$namespace" 2>&1 >/dev/null); then
+  [[ $error == *NotFound* ]] || die "the namespace $namespace cannot be read" "kubectl says: $error" "next: ask for the right to get and create namespaces"
   # Who may run what in it: the cluster refuses a pod that asks for more than the shop's do.
-  printf '%s\n' 'apiVersion: v1' 'kind: Namespace' 'metadata:' "  name: $space" '  labels:' \
+  printf '%s\n' 'apiVersion: v1' 'kind: Namespace' 'metadata:' "  name: $namespace" '  labels:' \
     '    app.kubernetes.io/part-of: bodega' \
     '    pod-security.kubernetes.io/enforce: restricted' '    pod-security.kubernetes.io/warn: restricted' '    pod-security.kubernetes.io/audit: restricted' |
-    kubectl create -f - >/dev/null || die "the namespace $space cannot be made" "next: let an administrator make it, then run this again"
-  say "namespace $space made, with Pod Security restricted"
+    kubectl create -f - >/dev/null || die "the namespace $namespace cannot be made" "next: let an administrator make it, then run this again"
+  say "namespace $namespace made, with Pod Security restricted"
 fi
 
 was=$(k get secret bodega --ignore-not-found -o 'go-template={{with .metadata.annotations}}{{or (index . "bodega.environment") ""}}{{end}}') ||
-  die "the Secret bodega in $space cannot be read" "next: ask for the right to get, create and patch secrets there"
-[ "${was:-$env}" = "$env" ] || [ "${ANYWAY:-}" = yes ] || die "the Secret bodega in $space of context $context is that of $was, and not of $env" \
+  die "the Secret bodega in $namespace cannot be read" "next: ask for the right to get, create and patch secrets there"
+[ "${was:-$env}" = "$env" ] || [ "${ANYWAY:-}" = yes ] || die "the Secret bodega in $namespace of context $context is that of $was, and not of $env" \
   "Nothing was changed." "next: make secrets-apply ENV=$was; or ANYWAY=yes if that is meant"
 
 # "KEY=hash" of each sealed string; it lies beside the values, so that the next run knows which have changed.
 now=$(sealed_strings "$sealed" | while read -r key string; do printf '%s=%s ' "$key" "$(printf '%s' "$string" | sha256 12)"; done)
 before=$(k get secret bodega --ignore-not-found -o 'go-template={{with .metadata.annotations}}{{index . "bodega.sealed"}}{{end}}') ||
-  die "the Secret bodega in $space cannot be read" "next: ask for the right to get, create and patch secrets there"
+  die "the Secret bodega in $namespace cannot be read" "next: ask for the right to get, create and patch secrets there"
 [[ $before != '<no value>' ]] || before=''
 
 apply() {
@@ -44,7 +44,7 @@ apply() {
     printf '%s\n' 'apiVersion: v1' 'kind: Secret' 'type: Opaque' 'metadata:' '  name: bodega' '  labels:' \
       '    app.kubernetes.io/part-of: bodega' '  annotations:' "    bodega.environment: \"$env\"" "    bodega.sealed: \"$1\"" 'data:'
     printf '%s' "$data"
-  } | k apply --server-side --field-manager=bodega -f - >/dev/null || die "the Secret bodega in $space was not taken" \
+  } | k apply --server-side --field-manager=bodega -f - >/dev/null || die "the Secret bodega in $namespace was not taken" \
     "A conflict means that another manager owns it (Flux, Argo CD): then that one applies it, not this." "next: see kubectl's message above"
 }
 
@@ -55,7 +55,7 @@ changed=$(printf '%s\n' "$before" -- "$now" | tr ' ' '\n' | awk -F = '
   END { for (key in old) print key }')
 # The old hashes stay until everything is restarted: a run that is interrupted in between is made up for by the next.
 apply "$before"
-say "Secret bodega applied in namespace $space of context $context: ${#opened[@]} keys"
+say "Secret bodega applied in namespace $namespace of context $context: ${#opened[@]} keys"
 
 if [ -z "$changed" ]; then
   apply "$now"
@@ -82,7 +82,7 @@ restart() {
     restarted+="$kind "
     # Servers first, and wholly: a role that has the new password needs a server that knows it.
     [ -z "${2:-}" ] || k rollout status "$kind" --timeout=5m >/dev/null || die "$kind did not become ready in 5 minutes; the roles were not restarted" \
-      "next: kubectl --namespace $space describe $kind; then run this again"
+      "next: kubectl --namespace $namespace describe $kind; then run this again"
   done < <(printf '%s\n' "$there")
 }
 # One server of the bus has no peers, and does not mount their password.
@@ -105,9 +105,9 @@ apply "$now"
 if [ -n "$restarted" ]; then
   say "restarted: $restarted"
 elif [ -n "$there" ]; then
-  say "nothing of what is in $space mounts them: nothing to restart"
+  say "nothing of what is in $namespace mounts them: nothing to restart"
 else
-  say "nothing of the shop runs in $space yet: nothing to restart"
+  say "nothing of the shop runs in $namespace yet: nothing to restart"
 fi
 if [ -n "$before" ] && grep -qx migrate <<<"$users"; then
   say "next: run the migrate Job again, it makes changed logins (make deploy ENV=$env, with the OVERLAY= of before; with the chart: docs/kubernetes.md); until then the pods that run go on with the old ones"

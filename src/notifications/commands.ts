@@ -28,8 +28,8 @@ export async function runJob(name: string | undefined, env: NodeJS.ProcessEnv) {
   const [slot, owner] = [new Date(), randomUUID()]
   await claimRun(db, job.name, slot, owner, lease)
   try {
-    const tools = { db, mailer, composer, publicUrl, stopping, log }
-    const result = await whileClaimed({ db, log, job: job.name, slot, owner }, () => job.run(tools))
+    const deps = { db, mailer, composer, publicUrl, stopping, log }
+    const result = await whileClaimed({ db, log, job: job.name, slot, owner }, () => job.run(deps))
     await finishRun(db, job.name, slot, owner, { result })
     process.stdout.write(`${job.name}: ${JSON.stringify(result)}\n`)
   } catch (error) {

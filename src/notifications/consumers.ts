@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { Counter } from 'prom-client'
 import { events, type Payload, type Subject } from '../events.ts'
 import { type Message, NotYet, Permanent } from '../platform/bus.ts'
-import { batched, type Db, outOfReach } from '../platform/db.ts'
-import type { Logger } from '../platform/log.ts'
+import { batched, outOfReach } from '../platform/db.ts'
 import { registry } from '../platform/metrics.ts'
-import { type Composer, type Draft, drafts, type Kind, topics } from './compose.ts'
+import { type Draft, drafts, type Kind, topics } from './compose.ts'
+import type { Deps } from './deps.ts'
 import { openGate } from './gate.ts'
-import { type Mailer, ServerFault } from './mailer.ts'
+import { ServerFault } from './mailer.ts'
 import type { Mail } from './mime.ts'
 import {
   awaitsPayment,
@@ -22,15 +22,6 @@ import {
   rememberRecipient,
   type Stage,
 } from './store.ts'
-
-interface Deps {
-  db: Db
-  mailer: Mailer
-  composer: Composer
-  publicUrl: string
-  stopping: AbortSignal
-  log: Logger
-}
 
 const mails = new Counter({
   name: 'mails_total',

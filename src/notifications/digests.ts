@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import type { Db } from '../platform/db.ts'
-import type { Tools } from './schedules.ts'
+import type { Deps } from './deps.ts'
 import { beginDigest, digestOf, digestReaders, openSubscription, timeOfDigest } from './store.ts'
 
 /** Sent from 9 in the morning of a user's own day until its end, whenever that is. */
@@ -41,7 +41,7 @@ async function dueFor(db: Db, userId: string, timeZone: string) {
  * Sends the digests that are due, each at most once: what is begun is never begun again, since nobody can tell whether a
  * mail without an answer went out. While the mail server is down it waits, and begins nothing.
  */
-export async function sendDigests({ db, mailer, composer, publicUrl, stopping, log }: Tools) {
+export async function sendDigests({ db, mailer, composer, publicUrl, stopping, log }: Deps) {
   let mails = 0
   for (const { timeZone, ...reader } of await digestReaders(db)) {
     if (stopping.aborted) break

@@ -1,10 +1,8 @@
 import { schedule } from 'node-cron'
 import type { Db } from '../platform/db.ts'
-import type { Logger } from '../platform/log.ts'
-import type { Composer } from './compose.ts'
 import { openCoordinator } from './coordinator.ts'
+import type { Deps } from './deps.ts'
 import { sendDigests } from './digests.ts'
-import type { Mailer } from './mailer.ts'
 import {
   abandonedSlots,
   announceUnused,
@@ -20,22 +18,12 @@ import {
   remindUnpaid,
 } from './store.ts'
 
-/** What the work of a job may need. */
-export interface Tools {
-  db: Db
-  mailer: Mailer
-  composer: Composer
-  publicUrl: string
-  stopping: AbortSignal
-  log: Logger
-}
-
 export interface Job {
   name: string
   /** Five cron fields, in UTC. */
   pattern: string
   /** Works until nothing is left to do or the process stops, and says how much it did. Must bear being run twice. */
-  run(tools: Tools): Promise<Record<string, number>>
+  run(deps: Deps): Promise<Record<string, number>>
 }
 
 /** Repeats a batch until one finds nothing left, or the process stops; counts `what`. */
@@ -72,7 +60,7 @@ export const jobs: Job[] = [
   {
     name: 'purge',
     pattern: '30 3 * * *',
-    async run(tools) {
+    async run(deps) {
       const steps: Job['run'][] = [
         // A session goes with its tokens, of which one that lasts has thousands.
         untilNone('logins', purgeLogins, 50),
@@ -83,7 +71,7 @@ export const jobs: Job[] = [
         async ({ db }) => ({ objects: await announceUnused(db) }),
       ]
       // One that fails keeps none of the others from its work.
-      const done = await inTurn(steps.map((step) => () => step(tools)))
+      const done = await inTurn(steps.map((step) => () => step(deps)))
       return Object.assign({}, ...done)
     },
   },
@@ -97,8 +85,8 @@ const day = 24 * 60 * minute
  * last day, and the latest slot of a job if nobody took it. Older missed slots stay missed, since the latest does their
  * work too. Closing waits for running jobs.
  */
-export function startSchedules(tools: Tools): AsyncDisposable {
-  const { db, stopping, log } = tools
+export function startSchedules(deps: Deps): AsyncDisposable {
+  const { db, stopping, log } = deps
   const coordinator = openCoordinator({ db, stopping, log })
   const logger = {
     info: (message: string) => log.info(message),
@@ -108,7 +96,7 @@ export function startSchedules(tools: Tools): AsyncDisposable {
   }
   const options = { timezone: 'UTC', noOverlap: true, logger }
   const tasks = jobs.map((job) =>
-    schedule(job.pattern, ({ date }) => coordinator.run(job.name, date, () => job.run(tools)), {
+    schedule(job.pattern, ({ date }) => coordinator.run(job.name, date, () => job.run(deps)), {
       ...options,
       name: job.name,
       distributed: true,
@@ -127,7 +115,7 @@ export function startSchedules(tools: Tools): AsyncDisposable {
         if (await coordinator.claim(job.name, slot)) {
           log.warn({ job: job.name, slot }, 'missed run is caught up')
           // Not awaited, since it may wait for the mail server: what else is missed would wait with it.
-          void coordinator.run(job.name, slot, () => job.run(tools))
+          void coordinator.run(job.name, slot, () => job.run(deps))
         }
       await purgeRuns(db, job.name, new Date(now - 30 * day))
     }

@@ -3,9 +3,9 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 
 /**
- * Stands in for kubectl before a cluster that has one shop, of the release knowledge, with its database elsewhere. What is in
- * the cluster lies in $CLUSTER: replicas.json, pods.json, and calls, with what was asked of it. At the command $HANG it
- * writes the file `hangs` there, and waits for its end.
+ * Stands in for kubectl before a cluster that has one shop, with its database elsewhere; its release is called knowledge,
+ * since that has the name of a component, edge, in it. What is in the cluster lies in $CLUSTER: replicas.json, pods.json, and
+ * calls, with what was asked of it. At the command $HANG it writes the file `hangs` there, and waits for its end.
  */
 const dir = process.env.CLUSTER as string
 const [namespace, ...words] = process.argv[2] === '--namespace' ? process.argv.slice(3) : ['', ...process.argv.slice(2)]
