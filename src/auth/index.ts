@@ -34,18 +34,14 @@ export async function start({ env, log, stack, stopping, table }: Process) {
     objects: { check: objects.check, required: false },
   }
   measurePool(db)
-  stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
+  stack.use(await openMetrics({ c, log }))
   stack.use(
     await openHttp({
-      host: c.LISTEN_HOST,
-      port: c.LISTEN_PORT,
+      c,
       log,
       routes: routes({ db, relay, revocations, tokens, avatars, config: c }),
       before: answerProxy({ decide, tokens, revocations }, c),
       checks,
-      assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
-      drainDelay: c.DRAIN_DELAY,
-      grace: c.SHUTDOWN_GRACE,
     }),
   )
   void announceReady(checks, log, stopping)

@@ -14,14 +14,7 @@ import { startSchedules } from './schedules.ts'
 /** Turns events into mails, runs the schedules, and serves what users say about optional mails. */
 export async function start({ env, log, stack, stopping }: Process) {
   const c = config('notifications', env)
-  const db = stack.use(
-    openDb({
-      role: 'notifications',
-      c,
-      lanes: 4,
-      log,
-    }),
-  )
+  const db = stack.use(openDb({ role: 'notifications', c, lanes: 4, log }))
   const bus = stack.use(openBus({ name: 'notifications', c, log }))
   const mailer = stack.use(openMailer({ c, stopping, log }))
   const publicUrl = c.PUBLIC_URL
@@ -30,24 +23,13 @@ export async function start({ env, log, stack, stopping }: Process) {
   stack.use(startSchedules({ db, mailer, composer, publicUrl, stopping, log }))
 
   measurePool(db)
-  stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
+  stack.use(await openMetrics({ c, log }))
   const checks: Checks = {
-    database: { check: () => db.check(), required: true },
+    database: { check: db.check, required: true },
     // Without it no mail goes out; preferences and the links of mails go on.
-    bus: { check: () => bus.check(), required: false },
+    bus: { check: bus.check, required: false },
   }
-  stack.use(
-    await openHttp({
-      host: c.LISTEN_HOST,
-      port: c.LISTEN_PORT,
-      log,
-      routes: routes({ db, composer }),
-      checks,
-      assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
-      drainDelay: c.DRAIN_DELAY,
-      grace: c.SHUTDOWN_GRACE,
-    }),
-  )
+  stack.use(await openHttp({ c, log, routes: routes({ db, composer }), checks }))
   // Last, so that a stop ends the taking of messages first.
   stack.use(consume(bus, 'mailer', { concurrency: 64, handle, log }))
   await announceReady(checks, log, stopping)

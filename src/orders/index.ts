@@ -23,20 +23,9 @@ export async function start({ env, log, stack, stopping }: Process) {
   const bus = stack.use(openBus({ name: 'orders', c, log }))
   const relay = stack.use(startRelay({ db, schema: 'orders', bus, log }))
   measurePool(db)
-  stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
+  stack.use(await openMetrics({ c, log }))
 
   const checks = { database: { check: db.check, required: true }, bus: { check: bus.check, required: false } }
-  stack.use(
-    await openHttp({
-      host: c.LISTEN_HOST,
-      port: c.LISTEN_PORT,
-      log,
-      routes: routes({ db, relay }),
-      checks,
-      assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
-      drainDelay: c.DRAIN_DELAY,
-      grace: c.SHUTDOWN_GRACE,
-    }),
-  )
+  stack.use(await openHttp({ c, log, routes: routes({ db, relay }), checks }))
   await announceReady(checks, log, stopping)
 }

@@ -8,6 +8,7 @@ import { Router } from '@koa/router'
 import { json as readJson } from 'co-body'
 import Koa, { type Context } from 'koa'
 import type { z } from 'zod'
+import type { Config } from './config.ts'
 import { hasState, outOfReach } from './db.ts'
 import { type Checks, readiness } from './health.ts'
 import { assertionReader, type User } from './identity.ts'
@@ -17,28 +18,30 @@ import { type FieldFault, Problem, problem } from './problem.ts'
 import { type Access, allows, canonicalPath, type Route } from './routes.ts'
 
 interface HttpOptions {
-  host: string
-  port: number
+  /**
+   * DRAIN_DELAY are the seconds to go on serving after a stop is asked for, until whoever balances over replicas has
+   * noticed; SHUTDOWN_GRACE those that a stop may take in all, with what closes after this.
+   */
+  c: Pick<
+    Config,
+    'LISTEN_HOST' | 'LISTEN_PORT' | 'ASSERTION_KEY' | 'ASSERTION_KEY_PREVIOUS' | 'DRAIN_DELAY' | 'SHUTDOWN_GRACE'
+  >
   log: Logger
   routes: Route[]
   checks: Checks
-  assertionKeys: (string | undefined)[]
   /** Runs before the routes: what is no part of the route table. */
   before?: Koa.Middleware
   /** What the access PRODUCT_READ means here. */
   productRead?: 'public' | 'user'
-  /** Seconds to go on serving after a stop is asked for, until whoever balances over replicas has noticed. */
-  drainDelay?: number
-  /** Seconds that a stop may take in all, with what closes after this. */
-  grace: number
 }
 
 /**
  * Serves a role's routes and its health checks. Closing first says so (not ready, `Connection: close` on every answer)
- * for `drainDelay`, then stops accepting, lets running requests finish, and returns; 5 s before `grace` is over at the latest.
+ * for DRAIN_DELAY, then stops accepting, lets running requests finish, and returns; 5 s before SHUTDOWN_GRACE is over at the latest.
  */
 export async function openHttp(options: HttpOptions) {
-  const { host, port, log, drainDelay = 0, grace } = options
+  const { c, log } = options
+  const [host, port] = [c.LISTEN_HOST, c.LISTEN_PORT]
   let closing = false
   const app = createApp(options, () => closing)
   const server = createServer(
@@ -63,7 +66,7 @@ export async function openHttp(options: HttpOptions) {
   return {
     async [Symbol.asyncDispose]() {
       closing = true
-      await pause(drainDelay * 1000)
+      await pause(c.DRAIN_DELAY * 1000)
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()
       // Neither are those closed that have asked nothing yet, nor do the timeouts above hold once the server closes.
@@ -71,7 +74,7 @@ export async function openHttp(options: HttpOptions) {
         setTimeout(() => {
           for (const socket of silent) socket.destroy()
         }, 2000),
-        setTimeout(() => server.closeAllConnections(), Math.max(1, grace - drainDelay - 5) * 1000),
+        setTimeout(() => server.closeAllConnections(), Math.max(1, c.SHUTDOWN_GRACE - c.DRAIN_DELAY - 5) * 1000),
       ]
       await closed
       for (const timer of timers) clearTimeout(timer)
@@ -80,10 +83,10 @@ export async function openHttp(options: HttpOptions) {
 }
 
 /** The health checks and the routes, behind what every request goes through. */
-function createApp({ log, routes, checks, assertionKeys, before, productRead }: HttpOptions, isClosing: () => boolean) {
+function createApp({ c, log, routes, checks, before, productRead }: HttpOptions, isClosing: () => boolean) {
   const app = new Koa()
   const router = new Router({ sensitive: true, strict: true })
-  const readAssertion = assertionReader(assertionKeys)
+  const readAssertion = assertionReader([c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS])
 
   router.get('/healthz', (ctx) => {
     ctx.body = { status: 'alive' }

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { Config } from './config.ts'
 import type { Db } from './db.ts'
 import { withTimeout } from './health.ts'
 import type { Logger } from './log.ts'
@@ -48,7 +49,7 @@ export function measurePool(db: Db) {
 }
 
 /** Serves GET /metrics on a port of its own, which the edge never exposes. */
-export async function openMetrics({ host, port, log }: { host: string; port: number; log: Logger }) {
+export async function openMetrics({ c, log }: { c: Pick<Config, 'LISTEN_HOST' | 'METRICS_PORT'>; log: Logger }) {
   collectDefaultMetrics({ register: registry })
   const server = createServer(async (request, response) => {
     if (request.method !== 'GET' || request.url !== '/metrics') return response.writeHead(404).end()
@@ -60,7 +61,7 @@ export async function openMetrics({ host, port, log }: { host: string; port: num
       response.writeHead(500).end()
     }
   })
-  await once(server.listen(port, host), 'listening')
+  await once(server.listen(c.METRICS_PORT, c.LISTEN_HOST), 'listening')
   return {
     async [Symbol.asyncDispose]() {
       server.closeAllConnections()

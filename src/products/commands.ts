@@ -37,8 +37,7 @@ const isStandard = (file: string | undefined) => /^-\.[^/]+$/.test(file ?? '')
  */
 export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv) {
   const format = formatOf('import', file)
-  const db = openCatalogue(env)
-  await using _ = db
+  await using db = openCatalogue(env)
   try {
     const size = isStandard(file) ? 0 : (await stat(file as string)).size
     const source = isStandard(file) ? process.stdin : createReadStream(file as string, { highWaterMark: 256 * 1024 })
@@ -68,8 +67,7 @@ export async function runImport(file: string | undefined, env: NodeJS.ProcessEnv
  */
 export async function runExport(file: string | undefined, env: NodeJS.ProcessEnv) {
   const format = formatOf('export', file)
-  const db = openCatalogue(env)
-  await using _ = db
+  await using db = openCatalogue(env)
   const unfinished = `${file}.${process.pid}.tmp`
   let products = 0
   try {
@@ -104,8 +102,7 @@ function whyStopped(error: unknown) {
 
 /** Loads the example catalogue; again, it brings back what it says and leaves everything else. */
 export async function runSeed(env: NodeJS.ProcessEnv) {
-  const db = openCatalogue(env)
-  await using _ = db
+  await using db = openCatalogue(env)
   const lines = Readable.from(catalogue().map((product) => Buffer.from(`${JSON.stringify(product)}\n`)))
   const refused: string[] = []
   const counts = await importCatalogue(db.knex, lines, {
@@ -125,12 +122,9 @@ export async function runSeed(env: NodeJS.ProcessEnv) {
 
 /** Gives the example products that have no image the one that is drawn for them. */
 async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
-  const withoutImage = new Set(
-    await skusWithoutImage(
-      db.knex,
-      catalogue().map(({ sku }) => sku),
-    ),
-  )
+  const examples = catalogue()
+  const skus = examples.map(({ sku }) => sku)
+  const withoutImage = new Set(await skusWithoutImage(db.knex, skus))
   if (withoutImage.size === 0) return
   const c = config('products', env)
   using objects = openObjects(c)
@@ -142,12 +136,8 @@ async function addDrawings(db: Db, env: NodeJS.ProcessEnv) {
     sizes: imageSizes,
     log: openLog(c.LOG_LEVEL, { role: 'products' }),
   })
-  const drawings = [
-    ...Map.groupBy(
-      catalogue().filter(({ sku }) => withoutImage.has(sku)),
-      drawingOf,
-    ),
-  ]
+  const undrawn = examples.filter(({ sku }) => withoutImage.has(sku))
+  const drawings = [...Map.groupBy(undrawn, drawingOf)]
   while (drawings.length > 0) {
     const done = drawings.splice(0, 8).map(async ([drawing, products]) => {
       const picture = await images.keep(await paint(drawing, imageSizes))

@@ -22,24 +22,12 @@ export async function start({ env, log, stack, stopping }: Process) {
   // One at a time: each holds a connection of the pool for as long as the object store takes.
   stack.use(consume(bus, 'images', { concurrency: 1, handle: images.tidy, log }))
   measurePool(db)
-  stack.use(await openMetrics({ host: c.LISTEN_HOST, port: c.METRICS_PORT, log }))
+  stack.use(await openMetrics({ c, log }))
   const checks: Checks = {
     database: { check: db.check, required: true },
     bus: { check: bus.check, required: false },
     objects: { check: objects.check, required: false },
   }
-  stack.use(
-    await openHttp({
-      host: c.LISTEN_HOST,
-      port: c.LISTEN_PORT,
-      log,
-      routes: routes({ db, relay, images }),
-      checks,
-      assertionKeys: [c.ASSERTION_KEY, c.ASSERTION_KEY_PREVIOUS],
-      drainDelay: c.DRAIN_DELAY,
-      grace: c.SHUTDOWN_GRACE,
-      productRead: c.PRODUCT_READ,
-    }),
-  )
+  stack.use(await openHttp({ c, log, routes: routes({ db, relay, images }), checks, productRead: c.PRODUCT_READ }))
   void announceReady(checks, log, stopping)
 }
