@@ -4,7 +4,9 @@ import { parseArgs } from 'node:util'
 import { commandOf, isFree, whoListens, whyNotFree } from './embedded/ports.ts'
 import { type PortName, type Shop, startShop } from './embedded/shop.ts'
 
-/** Runs the whole shop on this machine until Ctrl-C; with `reset`, forgets its data. Options by environment: */
+// Runs the whole shop on this machine until Ctrl-C; with `reset`, forgets its data.
+
+/** Options, by environment. BIND is the address to listen on. */
 const choices = {
   PORT: { port: 'edge', usual: 8080, what: 'the shop' },
   MAIL_PORT: { port: 'inbox', usual: 1080, what: 'the mail inbox' },

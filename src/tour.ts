@@ -5,7 +5,8 @@ import { parseArgs, styleText } from 'node:util'
 import { type Answer, type Call, call, codeIn, type MailMessage, mailTo } from './embedded/client.ts'
 import { moneyIn } from './platform/money.ts'
 
-/** Walks through a purchase at any running shop and says what it sees; ends with 1 when a step is not as promised. */
+// Walks through a purchase at any running shop and says what it sees; ends with 1 when a step is not as promised.
+
 const { values: options } = parseArgs({
   options: {
     url: { type: 'string', default: 'http://127.0.0.1:8080' },
@@ -194,6 +195,7 @@ async function ask(method: string, path: string, status: number, options: Call =
   return answer
 }
 
+/** Says what holds; ends the tour where it does not. */
 function expect(kept: unknown, what: string) {
   if (!kept) throw new Error(`not so: ${what}`)
   say(`${styleText('green', '✔')} ${what}`)

@@ -50,32 +50,36 @@ export async function beginSession(
  */
 export async function refresh({ db, relay, revocations, tokens, config }: Deps, token: string): Promise<Tokens> {
   const next = successor(config.REFRESH_KEY, token)
-  const outcome = await db.knex.transaction(async (trx) => {
+  const { user, sid, ended } = await db.knex.transaction(async (trx): Promise<Exchange> => {
     const rotated = await store.rotate(trx, sha256(token), sha256(next))
     if (rotated) return { user: await store.userById(trx, rotated.user_id), sid: rotated.session_id }
     const used = await store.usedToken(trx, sha256(token))
-    if (!used?.live) return undefined
-    const user = await store.userById(trx, used.user_id)
-    if (used.fresh) return { user, sid: used.session_id }
-    const ended = await store.revoke(trx, used.user_id, used.session_id)
-    // Of several at once, one ends the session, notes it and tells its owner.
+    if (!used?.live) return {}
+    const { user_id: userId, session_id: sessionId } = used
+    const user = await store.userById(trx, userId)
+    if (used.fresh) return { user, sid: sessionId }
+    const ended = await store.revoke(trx, userId, sessionId)
+    // Of several at once, one ends the session, records it and tells its owner.
     if (ended.length > 0) {
-      await store.recordAudit(trx, {
-        event: 'session.reused',
-        userId: used.user_id,
-        detail: { sessionId: used.session_id },
-      })
+      await store.recordAudit(trx, { event: 'session.reused', userId, detail: { sessionId } })
       if (user) await append(trx, 'auth', 'msg.user.session_reused', toRecipient(user))
     }
     return { ended }
   })
-  if (outcome && 'ended' in outcome && outcome.ended) {
-    revocations.announce(outcome.ended)
+  if (ended) {
+    revocations.announce(ended)
     relay.wake()
   }
-  if (!outcome || !('user' in outcome) || !outcome.user)
+  if (!user || !sid)
     throw problem.unauthenticated('bad_refresh_token', 'The refresh token is unknown, used or over; log in again.')
-  return answer(tokens, outcome.user, outcome.sid, next)
+  return answer(tokens, user, sid, next)
+}
+
+/** What came of a refresh token: the session that goes on, or the sessions that ended, or neither. */
+interface Exchange {
+  user?: store.UserRow
+  sid?: string
+  ended?: string[]
 }
 
 const answer = (tokens: AccessTokens, user: store.UserRow, sid: string, refreshToken: string): Tokens => ({
@@ -85,7 +89,7 @@ const answer = (tokens: AccessTokens, user: store.UserRow, sid: string, refreshT
   refreshToken,
 })
 
-/** Ends one session of a user, or all; how many were live. */
+/** Ends one session of a user, or all; returns how many were live. */
 export async function endSessions({ db, revocations }: Pick<Deps, 'db' | 'revocations'>, userId: string, sid?: string) {
   const ended = await db.knex.transaction(async (trx) => {
     const sessions = await store.revoke(trx, userId, sid)
