@@ -62,6 +62,8 @@ export async function openHttp(options: HttpOptions) {
   server.on('clientError', refuseMalformed)
   const silent = silentSockets(server)
   await once(server.listen(port, host), 'listening')
+  // Such as a lack of file descriptors: one connection is lost, and the next may come.
+  server.on('error', (err) => log.error({ err }, 'a connection was not accepted'))
   log.info({ host, port }, 'listening')
   return {
     async [Symbol.asyncDispose]() {

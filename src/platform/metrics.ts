@@ -62,6 +62,8 @@ export async function openMetrics({ c, log }: { c: Pick<Config, 'LISTEN_HOST' | 
     }
   })
   await once(server.listen(c.METRICS_PORT, c.LISTEN_HOST), 'listening')
+  // Such as a lack of file descriptors: one connection is lost, and the next may come.
+  server.on('error', (err) => log.error({ err }, 'a connection was not accepted'))
   return {
     async [Symbol.asyncDispose]() {
       server.closeAllConnections()
