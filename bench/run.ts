@@ -19,6 +19,7 @@ import {
   ownMemoryOf,
   settingsOf,
   signIn,
+  startBareEdge,
   startBaseline,
   startMailSink,
   startOpenEdge,
@@ -98,6 +99,7 @@ const buyer = customers[0] as Customer
 const openEdge = stack.use(await startOpenEdge(shop, buyer))
 const [bareHttp, bareProducts, bareOrders] = [await bare('http'), await bare('products'), await bare('orders')]
 const barePasswords = await bare('passwords')
+const bareEdge = stack.use(await startBareEdge(shop, { products: bareProducts, orders: bareOrders }))
 // Mails would run beside whatever is measured next. Without a mail server the events wait in the stream.
 await shop.mail.stop()
 
@@ -234,17 +236,30 @@ for (const name of names) {
 for (const name of names) await measure(name, 1)
 
 const samples = Object.fromEntries(names.map((name) => [name, [] as Sample[]])) as Record<Name, Sample[]>
-/** Requests at set moments, so many times as often as the target's connections of this round got answers. */
-const half: Record<'bareList' | 'edgeList' | 'bareOrder' | 'edgeOrder', PacedSample[]> = {
-  bareList: [],
-  edgeList: [],
-  bareOrder: [],
-  edgeOrder: [],
+interface Half {
+  load: () => Load
+  /** The target whose rate of this round is halved. */
+  of: Name
+  samples: PacedSample[]
+}
+const halfOf = (load: () => Load, of: Name): Half => ({ load, of, samples: [] })
+/** The bare servers behind the edge as it ships show what of a tail comes of standing there. */
+const halves = {
+  list: {
+    bare: halfOf(targets.bareList.load, 'bareList'),
+    behind: halfOf(() => ({ url: bareEdge.url + list }), 'bareList'),
+    edge: halfOf(targets.edgeList.load, 'edgeList'),
+  },
+  order: {
+    bare: halfOf(targets.bareOrder.load, 'bareOrder'),
+    behind: halfOf(orderBy(bareEdge.url, (c) => ['Authorization', `Bearer ${c.token}`]).load, 'bareOrder'),
+    edge: halfOf(targets.edgeOrder.load, 'edgeOrder'),
+  },
 }
 const over: (PacedSample & { grown: number })[] = []
-const pace = async (name: keyof typeof half, times: number) => {
-  const top = (samples[name].at(-1) as Sample).rate
-  const sample = await generator.pace(targets[name].load(), seconds, top * times)
+/** Requests at set moments, `times` as often as connections of this round got answers from `of`. */
+const pace = async (load: () => Load, of: Name, times: number) => {
+  const sample = await generator.pace(load(), seconds, (samples[of].at(-1) as Sample).rate * times)
   await untilRelayed()
   return sample
 }
@@ -253,9 +268,11 @@ for (let round = 1; round <= rounds; round++) {
   await signIn(shop, customers)
   // There and back again, so that nobody always comes after the same other.
   for (const name of round % 2 ? names : names.toReversed()) samples[name].push(await measure(name, seconds))
-  for (const name of Object.keys(half) as (keyof typeof half)[]) half[name].push(await pace(name, 0.5))
+  for (const { bare, behind, edge } of Object.values(halves))
+    for (const half of round % 2 ? [bare, behind, edge] : [edge, behind, bare])
+      half.samples.push(await pace(half.load, half.of, 0.5))
   const before = memory()
-  over.push({ ...(await pace('edgeOrder', 3)), grown: memory() - before })
+  over.push({ ...(await pace(targets.edgeOrder.load, 'edgeOrder', 3)), grown: memory() - before })
 }
 
 say('the mails of these orders go out')
@@ -347,14 +364,16 @@ const figures: Figure[] = [
   ratio(`list p50 of ${many} products ÷ of 1,000`, 'listLarge', 'listSmall', { most: 1.2 }, 'p50'),
   ratio(`search p50 of ${many} products ÷ of 1,000`, 'searchLarge', 'searchSmall', { most: 2 }, 'p50'),
   ratio(`order p50 at ${many} orders ÷ at 1,000`, 'orderLarge', 'orderSmall', { most: 1.2 }, 'p50'),
-  ...(['list', 'order'] as const).flatMap((what) => {
-    const [bare, edge] = what === 'list' ? [half.bareList, half.edgeList] : [half.bareOrder, half.edgeOrder]
-    const tails = (of: PacedSample[]) => of.map(({ p50, p99 }) => p99 / p50)
+  ...Object.entries(halves).flatMap(([what, { bare, behind, edge }]) => {
+    const tails = ({ samples }: Half) => samples.map(({ p50, p99 }) => p99 / p50)
+    const late = ({ samples }: Half) => samples.map(({ p99 }) => p99)
     return [
       { what: `p99 ÷ p50 at half the top rate: ${what}`, values: tails(edge), goal: { most: 4 } },
       { what: '… the bare statement at half of its own', values: tails(bare) },
-      { what: '… p99 through the edge', values: edge.map(({ p99 }) => p99), unit: ' ms' },
-      { what: '… p99 of the bare statement', values: bare.map(({ p99 }) => p99), unit: ' ms' },
+      { what: '… the bare statement behind the same edge', values: tails(behind) },
+      { what: '… p99 through the edge', values: late(edge), unit: ' ms' },
+      { what: '… p99 of the bare statement', values: late(bare), unit: ' ms' },
+      { what: '… p99 of it behind the same edge', values: late(behind), unit: ' ms' },
     ]
   }),
   {

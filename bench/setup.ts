@@ -241,22 +241,31 @@ async function startReplica(shop: Shop, role: Role, name: string, changes: Recor
   return { url, child }
 }
 
-/**
- * A second edge, made by the same script, whose routes for users then do not ask /authz: they tell the role that it is
- * always `customer` who calls. What the shop's own edge is slower by is what authentication costs.
- */
-export async function startOpenEdge(shop: Shop, customer: Customer) {
+/** One more edge, made by the same script; `urls` names who answers in place of the shop's roles. */
+async function startOneMoreEdge(shop: Shop, name: string, urls: Partial<Record<Role, string>> = {}) {
   const [port] = await freePorts(1)
-  const dir = join(shop.dir, 'open-edge')
+  const dir = join(shop.dir, name)
+  const host = (role: Role) => new URL(urls[role] ?? shop.roles[role].url).host
   const edge = await startEdge({
     program: findPrograms().nginx,
     dir,
-    log: log(shop, 'open-edge'),
+    log: log(shop, name),
     listen: `127.0.0.1:${port}`,
-    env: Object.fromEntries(
-      roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, `127.0.0.1:${shop.ports[role]}`]),
-    ),
+    env: Object.fromEntries(roleNames.map((role) => [`${role.toUpperCase()}_UPSTREAM`, host(role)])),
   })
+  return { edge, dir }
+}
+
+/** The edge as it ships before the bare servers: what every server pays for standing behind it. */
+export const startBareEdge = async (shop: Shop, urls: { products: string; orders: string }) =>
+  (await startOneMoreEdge(shop, 'bare-edge', urls)).edge
+
+/**
+ * An edge whose routes for users do not ask /authz: they tell the role that it is always `customer` who calls. What the
+ * shop's own edge is slower by is what authentication costs.
+ */
+export async function startOpenEdge(shop: Shop, customer: Customer) {
+  const { edge, dir } = await startOneMoreEdge(shop, 'open-edge')
   const facts: Record<string, string> = {
     $user_id: customer.id,
     $user_email: customer.email,
