@@ -24,15 +24,16 @@ if grep -q '^kind: PostgresCluster$' <<<"$rendered" && ! kubectl get --raw /apis
   die "the overlay $overlay has a PostgresCluster, and this cluster has no Crunchy PGO 6 to make one" \
     "next: make operator, then this again" "or one PostgreSQL without an operator: make deploy ENV=$env OVERLAY=prod-standalone"
 fi
-if { k get statefulset bodega-postgres && ! grep -q '^  name: bodega-postgres$' <<<"$rendered"; } >/dev/null 2>&1 ||
+# Only the StatefulSet has its Service's name; a policy is called bodega-postgres in every overlay for production.
+if { k get statefulset bodega-postgres && ! grep -q '^  serviceName: bodega-postgres$' <<<"$rendered"; } >/dev/null 2>&1 ||
   { k get postgrescluster bodega-db && ! grep -q '^kind: PostgresCluster$' <<<"$rendered"; } >/dev/null 2>&1; then
   [ "${ANYWAY:-}" = yes ] || die "this shop's data are in a database that the overlay $overlay does not have: it would begin anew on another" \
     "next: the OVERLAY= of before; or, once its data are where the overlay looks for them, ANYWAY=yes"
 fi
 # With none of these here, the roles that run have theirs elsewhere.
-if grep -qE '^  name: bodega-postgres$|^kind: PostgresCluster$' <<<"$rendered" && ! { k get statefulset bodega-postgres || k get postgrescluster bodega-db; } >/dev/null 2>&1; then
+if grep -qE '^  serviceName: bodega-postgres$|^kind: PostgresCluster$' <<<"$rendered" && ! { k get statefulset bodega-postgres || k get postgrescluster bodega-db; } >/dev/null 2>&1; then
   parts=$(k get deployment bodega-orders --ignore-not-found -o 'jsonpath={.spec.template.spec.containers[0].env[?(@.name=="DATABASE_URL")].valueFrom.configMapKeyRef.name}')
-  url=${parts:+$(k get configmap "$parts" -o 'jsonpath={.data.DATABASE_URL}')}
+  url=${parts:+$(k get configmap "$parts" -o 'jsonpath={.data.DATABASE_URL}')} || die "the ConfigMap $parts cannot be read" "next: ask for the right to get it"
   [[ -z $url || $url == *://bodega-postgres:* || $url == *://bodega-db-* ]] || [ "${ANYWAY:-}" = yes ] ||
     die "this shop's data are at ${url##*@}, and the overlay $overlay has a database of its own: it would begin anew there" \
       "next: the OVERLAY= of before; or, with a backup that comes into it, ANYWAY=yes"

@@ -197,7 +197,7 @@ In another terminal:
   curl '${shop.url}/product?q=lamp&limit=2'
       searches the catalogue
   make admin${others} EMAIL=you@example.org
-      makes a registered user an admin
+      makes an account an admin, and the account where there is none
 
 Ctrl-C stops it and keeps its data; make demo-reset${others} forgets them.`
 }

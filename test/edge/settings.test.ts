@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync } from 'node:fs'
+import { mkdtempSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
@@ -25,5 +25,7 @@ test('the edge with settings that cannot be used → every fault in one list, an
     ],
   )
   const networks = ' 10.0.0.0/8, 2001:DB8::/32,::1 '
-  t.is(render({ NOTIFICATIONS_UPSTREAM: 'notifications:3000', TRUSTED_PROXIES: networks }).stderr, '')
+  const good = render({ NOTIFICATIONS_UPSTREAM: 'notifications:3000', TRUSTED_PROXIES: networks })
+  t.deepEqual([good.status, good.stderr], [0, ''])
+  t.is(readFileSync(join(out, 'real-ip.conf'), 'utf8').match(/^set_real_ip_from /gm)?.length, 3)
 })

@@ -451,6 +451,8 @@ test('a misspelt or wrong value → refused at once, with its path', async (t) =
     // A line without a value, as a file of one's own may have it; a pod would get the text <nil>.
     [{ settings: { trustedProxies: null } }, /at '\/settings': missing property 'trustedProxies'/],
     [{ edge: { workers: null } }, /at '\/edge': missing property 'workers'/],
+    [{ migrate: { natsStreamSize: null } }, /at '\/migrate': missing property 'natsStreamSize'/],
+    [{ external: { natsReplicas: null } }, /at '\/external': missing property 'natsReplicas'/],
     [{ migrate: { database: { user: null } } }, /at '\/migrate\/database': missing property 'user'/],
     [{ external: { databaseUrl: 'postgres://me:secret@db/bodega' } }, /at '\/external\/databaseUrl'/],
     [{ objectstore: { kind: 'minio' } }, /objectstore\.minio\.repository is empty/],

@@ -177,7 +177,9 @@ test('make deploy of an overlay with a database over a shop whose database is el
     const { bin, PATH } = programs({
       kubectl: `#!/bin/sh
 case "$*" in
-  kustomize*) echo '  name: bodega-postgres' ;;
+  # A policy has the server's name in each overlay for production, also where the server is elsewhere.
+  kustomize*/prod-standalone) printf '  name: bodega-postgres\\n  serviceName: bodega-postgres\\n' ;;
+  kustomize*/mine) echo '  name: bodega-postgres' ;;
   *'get secret bodega -o'*) echo prod ;;
   *'get statefulset'* | *'get postgrescluster'*) exit 1 ;;
   *'get deployment bodega-orders'*) echo bodega-parts-1 ;;
@@ -193,12 +195,11 @@ esac
     })
     return { ...ended, applied: existsSync(join(bin, 'kubectl.applied')) }
   }
-  const refused = await deploy('postgres://db.example.org:5432/bodega')
+  cpSync(join(cwd, 'kustomize/overlays/prod'), join(cwd, 'kustomize/overlays/mine'), { recursive: true })
+  t.true((await deploy('postgres://db.example.org:5432/bodega', 'OVERLAY=mine')).applied)
+  const refused = await deploy('postgres://me:secret@db.example.org:5432/bodega')
   t.not(refused.code, 0)
-  t.regex(
-    refused.all,
-    /data are at postgres:\/\/db\.example\.org:5432\/bodega, and the overlay[\s\S]*next: the OVERLAY= of before/,
-  )
+  t.regex(refused.all, /data are at db\.example\.org:5432\/bodega, and the overlay[\s\S]*next: the OVERLAY= of before/)
   t.false(refused.applied)
   t.true((await deploy('postgres://db.example.org:5432/bodega', 'ANYWAY=yes')).applied)
   t.true((await deploy('postgres://bodega-postgres:5432/bodega')).applied)

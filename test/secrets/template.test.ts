@@ -1,9 +1,6 @@
-import { execFileSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
 import test from 'ava'
 import { type Reader, roleNames, settings } from '../../src/platform/config.ts'
-import { readTemplate, testWith } from './clone.ts'
+import { readTemplate } from './clone.ts'
 
 // Where a server's credentials come apart from its address, these are plain environment values.
 const plain = ['DATABASE_URL', 'NATS_BROKER_URL', 'NATS_USER']
@@ -29,10 +26,4 @@ test('the template against the servers → bus, database and object store mount 
   )
   t.deepEqual(mounted('postgres'), ['POSTGRES_PASSWORD'])
   t.deepEqual(mounted('objectstore'), ['S3_ACCESS_KEY', 'S3_SECRET_KEY'])
-})
-
-testWith('shellcheck')('the scripts, read by shellcheck → clean', (t) => {
-  const dir = join(import.meta.dirname, '../../secrets')
-  const scripts = readdirSync(dir).filter((name) => name.endsWith('.sh'))
-  t.is(execFileSync('shellcheck', ['-x', ...scripts], { cwd: dir, encoding: 'utf8' }), '')
 })
