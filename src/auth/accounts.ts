@@ -133,7 +133,7 @@ async function redeemCode(
 
 /** Of failures at one account from one network. */
 const accountKey = (email: string, ip: string) => sha256(`${email}|${networkOf(ip)}`)
-/** Of wrong codes from one network at any account: of a million one is right, so that five tries at each of many accounts would find some. */
+/** Of wrong codes from one network: of a million one is right, so that five tries at each of many accounts would find some. */
 const codeKey = (ip: string) => sha256(`code|${networkOf(ip)}`)
 // Behind one who waits 8 s for a database that stands still, the others would be tried for minutes after their clients left.
 const lock = keyedLock(5000, 'Too many sign-ins wait; try again in a moment.')

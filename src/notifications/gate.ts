@@ -20,8 +20,9 @@ const reachable = new Gauge({
 })
 
 /**
- * A circuit breaker whose callers wait instead of failing. One wait for all who need a dependency that is down: it is probed after 0.1, 0.2 … 5 s, logged once a pause. Pauses
- * go on growing from one outage to the next unless work was done in between, since some faults a probe does not see.
+ * A circuit breaker whose callers wait instead of failing. One wait for all who need a dependency that is down: it is
+ * probed after 0.1, 0.2 … 5 s, logged once a pause. Pauses go on growing from one outage to the next unless work was done
+ * in between, since some faults a probe does not see.
  */
 export function openGate(
   dependency: string,

@@ -162,10 +162,10 @@ function openLane(connection: pg.ClientConfig, patience: number, log: Logger): L
   let failed = Number.NEGATIVE_INFINITY
   let began = 0
   const open = () => {
-    began = performance.now()
     const fresh = new pg.Client({ ...connection, pipeline: true })
     const opening = fresh.connect().then(() => {
       lane.connected = client === opening
+      if (lane.connected) began = performance.now()
       return fresh
     })
     const forget = () => {

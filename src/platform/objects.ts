@@ -190,9 +190,10 @@ function openDirectory(dir: string): Objects & Disposable {
     },
     remove: async (key) => reached(rm(place(key), { force: true })),
     async *list() {
-      const rooms = await reached(unlessMissing(missing, readdir(dir, { withFileTypes: true })))
-      for (const { name: room } of rooms?.filter((entry) => entry.isDirectory() && /^[a-z]+$/.test(entry.name)) ?? [])
-        for (const name of await reached(readdir(join(dir, room))))
+      const rooms = await reached(unlessMissing(missing, readdir(dir)))
+      // A room may be a link to a folder; a file of such a name is another's.
+      for (const room of rooms?.filter((name) => /^[a-z]+$/.test(name)) ?? [])
+        for (const name of (await reached(unlessMissing(['ENOTDIR'], readdir(join(dir, room))))) ?? [])
           if (wellFormed.test(`${room}/${name}`)) yield `${room}/${name}`
     },
     async check() {

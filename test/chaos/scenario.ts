@@ -160,7 +160,7 @@ const ranks: Best[] = ['none', 'at once', 'all']
 /** What is below the best that the design allows by more than a busy machine makes of it; all of nothing is below it. */
 function worse(what: Kind, allowed: Best, asked: Asked[]): string[] {
   if (allowed === 'all' && !(share(asked) >= 0.99)) return [`${what} below the best`]
-  // A picture is drawn before the store is asked, by a process that the first one starts.
+  // A picture is resized before the store is asked, by a process that the first one starts.
   const most = what === 'uploads' ? 10_000 : 3500
   const late = asked.filter(({ good, ms }) => !good && ms > most)
   return allowed === 'none' || late.length === 0 ? [] : [`${late.length} ${what} refused late`]

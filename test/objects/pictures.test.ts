@@ -240,7 +240,7 @@ const changedFiles = (names: string[]) =>
     changes: fc.array(fc.record({ at: fc.nat(100_000), to: fc.nat(255) }), { minLength: 1, maxLength: 8 }),
   })
 
-/** Megabytes of a role, and of what it started to draw. */
+/** Megabytes of a role, and of what it started to resize pictures. */
 function memory(pid: number) {
   const all = family(pid).map((id) => {
     const status = readFileSync(`/proc/${id}/status`, 'utf8')
