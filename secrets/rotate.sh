@@ -6,7 +6,7 @@
 environment "${1:-}"
 shift
 [ $# -gt 0 ] || die "WHAT is to be rotated?" "next: make secrets-rotate ENV=$env WHAT=recipients, data-key, jwt, assertion, pepper, database, nats, smtp, s3 or a KEY of $template"
-twice=$(printf '%s\n' "$@" | sort | uniq -d | head -1)
+twice=$(printf '%s\n' "$@" | awk 'seen[$0]++ { print; exit }')
 # Both would begin with the values of now: of a key that changes in two steps, the one before would be in use again.
 [ -z "$twice" ] || die "WHAT has $twice twice" "Nothing was changed." "next: name each once; what takes two steps takes two runs, with an apply in between"
 need sops age-keygen openssl
